@@ -1,0 +1,107 @@
+"""
+What can go wrong, in the domain's words.
+
+Nothing here knows about HTTP: L{nanomdm.http.funnel} alone maps these to
+status codes.
+"""
+
+
+class NanoMDMError(Exception):
+    """
+    Base of everything this package raises on purpose.  The text says what is
+    wrong and never contains a secret.
+    """
+
+
+class ConfigError(NanoMDMError):
+    """
+    The server can not start as it was configured.  The text is one line that
+    names the option and what is wrong with it.
+    """
+
+
+class MessageError(NanoMDMError):
+    """
+    A body is not the message that it should be: not a property list, a key
+    missing, a value of the wrong type or too long.
+    """
+
+
+class IdentityError(NanoMDMError):
+    """
+    A request does not prove which certificate sent it.
+    """
+
+
+class BadSignature(IdentityError):
+    """
+    C{Mdm-Signature} can not be decoded or does not sign the body.
+    """
+
+
+class UntrustedCertificate(IdentityError):
+    """
+    A certificate is missing, outside its validity, or does not chain to a
+    trusted root as a client certificate.
+    """
+
+
+class AssociationRefused(IdentityError):
+    """
+    A certificate may not speak for an enrollment id.
+    """
+
+
+class NotEnrolled(NanoMDMError):
+    """
+    A message needs an earlier C{Authenticate} that this server never saw.
+    """
+
+
+class Gone(NanoMDMError):
+    """
+    The server does not offer what the device asks for, and the device shall
+    not ask again (C{UserAuthenticate}).
+    """
+
+
+class NotConfigured(NanoMDMError):
+    """
+    The request needs a part of the server that is not switched on.
+    """
+
+
+class CommandConflict(NanoMDMError):
+    """
+    A command with the same UUID and other bytes exists already.
+    """
+
+
+class TooLarge(NanoMDMError):
+    """
+    A value does not fit into the storage; nothing of it was stored.
+    """
+
+
+class Overloaded(NanoMDMError):
+    """
+    A bounded queue is full.
+
+    @ivar retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StorageError(NanoMDMError):
+    """
+    The storage did not do what it was asked; the transaction is rolled back.
+    """
+
+
+class StorageUnavailable(StorageError):
+    """
+    The database can not be reached or written at present: locked, full, gone.
+    """
