@@ -1,0 +1,230 @@
+"""
+The contracts between the layers.
+
+Every storage method returns a Deferred that fires after the transaction which
+holds its effect is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from .mdm.checkin import Authenticate, GetToken, TokenUpdate, UserAuthenticate
+from .mdm.command import Command, CommandReport
+from .mdm.enrollment import Enrollment
+
+
+@frozen
+class AssociationFacts:
+    """
+    What the storage knows of one pair of device-channel id and certificate.
+
+    @ivar associated: the pair was there before the call.
+    @ivar superseded_for: seconds since a later certificate of the same id took
+        over; L{None} when there is no later one.
+    @ivar taken_by: another id that has the certificate.
+    @ivar id_has_other: the id has another certificate.
+    @ivar inserted: the pair was added by this call.
+    """
+
+    associated: bool
+    superseded_for: float | None = None
+    taken_by: str | None = None
+    id_has_other: bool = False
+    inserted: bool = False
+
+
+@frozen
+class ReportOutcome:
+    """
+    What became of a command report.
+
+    @ivar known: the command was in the enrollment's queue, its result is stored.
+    @ivar next_command: the next command's property list, or L{None}.
+    """
+
+    known: bool
+    next_command: bytes | None = field(repr=False)
+
+
+class IEnrollmentStore(Interface):
+    """
+    What check-ins tell about enrollments.
+    """
+
+    def store_authenticate(
+        message: Authenticate, identity_pem: str, renews: Callable[[bytes], bool]
+    ) -> Deferred[bool]:
+        """
+        Begin an enrollment: store the message, the serial number and the
+        certificate, forget the bootstrap and unlock tokens, disable the device
+        and its user channels with their tally at 0 and deactivate their queues.
+
+        A renewal only stores: the device is enabled and C{renews} says yes to
+        one of its outstanding C{InstallProfile} commands.
+
+        @param identity_pem: the certificate that signed the message.
+        @param renews: a pure function over a command's property list.
+        @return: whether it was a renewal.
+        """
+
+    def store_token_update(message: TokenUpdate) -> Deferred[int]:
+        """
+        Store the push information and enable the channel.
+
+        @return: how many token updates there were since the C{Authenticate}.
+        @raise NotEnrolled: the device never sent an C{Authenticate}.
+        """
+
+    def store_user_authenticate(message: UserAuthenticate) -> Deferred[None]:
+        """
+        Store a user's log-in message.
+
+        @raise NotEnrolled: the device never sent an C{Authenticate}.
+        """
+
+    def disable(enrollment: Enrollment) -> Deferred[None]:
+        """
+        Disable one channel; a device channel takes its user channels along.
+        """
+
+    def touch(enrollment_id: str) -> None:
+        """
+        Note that an enrollment was seen.  Collected in memory and written at
+        most once a second and at shutdown.
+        """
+
+
+class IBootstrapTokenStore(Interface):
+    """
+    Escrowed bootstrap tokens.
+    """
+
+    def store_bootstrap_token(device_id: str, token: bytes | None) -> Deferred[None]:
+        """
+        @param token: L{None} deletes it.
+        @raise NotEnrolled: the device never sent an C{Authenticate}.
+        """
+
+    def fetch_bootstrap_token(device_id: str) -> Deferred[bytes | None]:
+        """
+        @return: the token, or L{None} when there is none.
+        """
+
+
+class ICommandStore(Interface):
+    """
+    The command queue.
+    """
+
+    def enqueue(command: Command, ids: Sequence[str]) -> Deferred[dict[str, str]]:
+        """
+        Queue a command for every id that is enabled, in one transaction.  Ids
+        that have it already are left alone; when no id can take it, nothing is
+        stored.
+
+        @param ids: distinct enrollment ids.
+        @return: for each id that could not take it, the reason.
+        @raise CommandConflict: the UUID exists with other bytes.
+        """
+
+    def next_command(enrollment_id: str) -> Deferred[bytes | None]:
+        """
+        The outstanding command with the highest priority, then the oldest;
+        commands answered C{NotNow} are offered again.
+
+        @return: its property list, or L{None}.
+        """
+
+    def store_report(report: CommandReport) -> Deferred[ReportOutcome]:
+        """
+        Store a result and look up the next command in the same transaction.
+        After a C{NotNow} no command that was answered so is offered.  A final
+        answer is never replaced by C{NotNow}.
+
+        @param report: a report that is not idle.
+        @raise TooLarge: the result does not fit into its column.
+        """
+
+
+class IAssociationStore(Interface):
+    """
+    Which certificate speaks for which device-channel id.
+    """
+
+    def association(device_id: str, sha256: str) -> Deferred[AssociationFacts]:
+        """
+        Look only.
+        """
+
+    def associate(
+        device_id: str, sha256: str, first_only: bool, grace: float
+    ) -> Deferred[AssociationFacts]:
+        """
+        Look, and add the pair when it is new and the certificate is free, in one
+        atomic step.  A pair that is there already and not superseded for longer
+        than C{grace} becomes the id's newest.
+
+        @param first_only: add only when the id has no certificate at all, and
+            leave an existing pair's age alone.
+        @param grace: seconds for which a superseded pair can come back.
+        @return: the facts before the call, and whether the pair was added.
+        """
+
+
+class IStorage(IEnrollmentStore, IBootstrapTokenStore, ICommandStore, IAssociationStore):
+    """
+    Everything that must outlive the process.
+    """
+
+    def start() -> None:
+        """
+        Begin to serve; called once the process is where it will stay.
+        """
+
+    def stop() -> Deferred[None]:
+        """
+        Write what is still in memory and close.
+        """
+
+
+@frozen
+class PushResult:
+    """
+    What became of one push.
+
+    @ivar id: APNs' id of the push.
+    @ivar error: why it failed.
+    """
+
+    id: str | None = None
+    error: str | None = None
+
+
+class IPusher(Interface):
+    """
+    Wakes enrollments.
+    """
+
+    def push(ids: Sequence[str]) -> Deferred[Mapping[str, PushResult]]:
+        """
+        @param ids: distinct enrollment ids.
+        @return: a result for each of them.
+        """
+
+
+class ITokenHandler(Interface):
+    """
+    Answers C{GetToken} for one C{TokenServiceType}.
+    """
+
+    service_type = Attribute("The C{TokenServiceType} it answers.")
+
+    def token(message: GetToken) -> Deferred[bytes]:
+        """
+        @return: what the device gets as C{TokenData}.
+        """

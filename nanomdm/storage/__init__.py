@@ -1,0 +1,3 @@
+"""
+What must outlive the process: enrollments, tokens, commands and results.
+"""

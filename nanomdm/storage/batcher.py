@@ -1,0 +1,157 @@
+"""
+Gathers calls that arrive while a transaction is running into the next one.
+
+A thread hop, a transaction and a commit cost far more than the statements in
+them.  Nothing waits on purpose: an idle batcher runs a single call at once, and
+batches only form while an earlier one is under way.  A call's Deferred fires
+after the commit of the transaction that holds it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import Overloaded, StorageUnavailable
+
+_log = Logger()
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Transaction(Protocol):
+    """
+    The part of C{adbapi.Transaction} and of a DB-API cursor that storage uses.
+    """
+
+    rowcount: int
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Any: ...
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+#: One kind of storage work for many callers at once: a function that runs in a
+#: pool thread and returns a result for each argument.  An exception as a result
+#: fails that caller alone; raising fails the transaction.
+Operation = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
+
+#: Runs a function of a transaction in a pool thread and commits.
+RunInteraction = Callable[[Callable[[Transaction], Any]], "Deferred[Any]"]
+
+
+@define(eq=False)
+class _Call:
+    operation: Operation
+    argument: Any
+    result: Deferred[Any] = field(factory=Deferred)
+
+
+class Batcher:
+    """
+    @param run: starts one transaction.
+    @param max_batch: how many calls share a transaction at most.
+    @param max_waiting: how many calls may wait for one; beyond it
+        L{Overloaded} is raised.
+    """
+
+    def __init__(self, run: RunInteraction, max_batch: int = 256, max_waiting: int = 10_000):
+        self._run = run
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Call] = deque()
+        self._busy = False
+        self._idle: list[Deferred[None]] = []
+
+    def call(
+        self, operation: Callable[[Transaction, Sequence[A]], Sequence[R | Exception]], argument: A
+    ) -> Deferred[R]:
+        """
+        Run C{operation} for C{argument}, with others of its kind if there are.
+
+        @return: a Deferred with the operation's result for this argument.
+        @raise Overloaded: too many calls wait already.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("too many requests wait for the storage")
+        call = _Call(operation, argument)
+        self._waiting.append(call)
+        if not self._busy:
+            self._busy = True
+            Deferred.fromCoroutine(self._work()).addErrback(_bug)
+        return call.result
+
+    def drained(self) -> Deferred[None]:
+        """
+        @return: fires once nothing runs or waits.
+        """
+        done: Deferred[None] = Deferred()
+        if self._busy:
+            self._idle.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    async def _work(self) -> None:
+        while self._waiting:
+            size = min(len(self._waiting), self._max_batch)
+            await self._attempt([self._waiting.popleft() for _ in range(size)])
+        self._busy = False
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
+
+    async def _attempt(self, batch: list[_Call]) -> None:
+        try:
+            results = await self._run(partial(_perform, batch=batch))
+        except StorageUnavailable:
+            # Trying every call alone would only multiply the waiting.
+            failure = Failure()
+            for call in batch:
+                call.result.errback(failure)
+        except Exception:  # noqa: BLE001
+            await self._fail(batch, Failure())
+        else:
+            for call, result in zip(batch, results, strict=True):
+                if isinstance(result, Exception):
+                    call.result.errback(Failure(result))
+                else:
+                    call.result.callback(result)
+
+    async def _fail(self, batch: list[_Call], failure: Failure) -> None:
+        """
+        One bad call must not fail the others, so each runs again by itself.
+        """
+        if len(batch) == 1:
+            batch[0].result.errback(failure)
+            return
+        for call in batch:
+            await self._attempt([call])
+
+
+def _bug(failure: Failure) -> None:
+    _log.failure("batcher stopped", failure)
+
+
+def _perform(transaction: Transaction, batch: list[_Call]) -> list[Any]:
+    """
+    Run in a pool thread.  Neighbours of one kind go together, so that calls
+    keep their order.
+    """
+    results: list[Any] = []
+    for operation, calls in groupby(batch, lambda call: call.operation):
+        results.extend(operation(transaction, [call.argument for call in calls]))
+    return results

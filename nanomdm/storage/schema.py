@@ -1,0 +1,196 @@
+"""
+The SQLite tables, and how a database gets from one version to the next.
+
+Names and meanings are NanoMDM's, so that data can move between engines.  The
+version is SQLite's C{user_version}; C{MIGRATIONS[n]} leads from n to n + 1.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from ..errors import ConfigError
+
+_NOW: Final = "(strftime('%Y-%m-%d %H:%M:%f', 'now'))"
+_TIMES: Final = f"""
+    created_at TIMESTAMP NOT NULL DEFAULT {_NOW},
+    updated_at TIMESTAMP NOT NULL DEFAULT {_NOW}"""
+
+_TABLES: Final = f"""
+CREATE TABLE devices (
+    id VARCHAR(255) NOT NULL PRIMARY KEY,
+    identity_cert TEXT NULL,
+    serial_number VARCHAR(127) NULL CHECK (serial_number <> ''),
+    unlock_token BLOB NULL CHECK (length(unlock_token) > 0),
+    unlock_token_at TIMESTAMP NULL,
+    authenticate TEXT NOT NULL,
+    authenticate_at TIMESTAMP NOT NULL,
+    token_update TEXT NULL,
+    token_update_at TIMESTAMP NULL,
+    bootstrap_token_b64 TEXT NULL CHECK (bootstrap_token_b64 <> ''),
+    bootstrap_token_at TIMESTAMP NULL,{_TIMES}
+);
+CREATE INDEX serial_number ON devices (serial_number);
+
+CREATE TABLE users (
+    id VARCHAR(255) NOT NULL,
+    device_id VARCHAR(255) NOT NULL
+        REFERENCES devices (id) ON DELETE CASCADE ON UPDATE CASCADE,
+    user_short_name VARCHAR(255) NULL CHECK (user_short_name <> ''),
+    user_long_name VARCHAR(255) NULL CHECK (user_long_name <> ''),
+    token_update TEXT NULL,
+    token_update_at TIMESTAMP NULL,
+    user_authenticate TEXT NULL,
+    user_authenticate_at TIMESTAMP NULL,
+    user_authenticate_digest TEXT NULL,
+    user_authenticate_digest_at TIMESTAMP NULL,{_TIMES},
+    PRIMARY KEY (id, device_id)
+);
+CREATE INDEX users_device ON users (device_id);
+
+CREATE TABLE enrollments (
+    id VARCHAR(255) NOT NULL PRIMARY KEY,
+    device_id VARCHAR(255) NOT NULL
+        REFERENCES devices (id) ON DELETE CASCADE ON UPDATE CASCADE,
+    user_id VARCHAR(255) NULL UNIQUE,
+    type VARCHAR(31) NOT NULL CHECK (type <> ''),
+    topic VARCHAR(255) NOT NULL CHECK (topic <> ''),
+    push_magic VARCHAR(127) NOT NULL CHECK (push_magic <> ''),
+    token_hex VARCHAR(255) NOT NULL CHECK (token_hex <> ''),
+    enabled BOOLEAN NOT NULL DEFAULT TRUE,
+    token_update_tally INTEGER NOT NULL DEFAULT 1,
+    last_seen_at TIMESTAMP NOT NULL,{_TIMES},
+    FOREIGN KEY (user_id, device_id)
+        REFERENCES users (id, device_id) ON DELETE CASCADE ON UPDATE CASCADE
+);
+CREATE INDEX enrollments_device ON enrollments (device_id);
+CREATE INDEX enrollments_type ON enrollments (type);
+
+CREATE TABLE commands (
+    command_uuid VARCHAR(127) NOT NULL PRIMARY KEY CHECK (command_uuid <> ''),
+    request_type VARCHAR(63) NOT NULL CHECK (request_type <> ''),
+    command TEXT NOT NULL CHECK (substr(command, 1, 5) = '<?xml'),{_TIMES}
+);
+
+CREATE TABLE command_results (
+    id VARCHAR(255) NOT NULL
+        REFERENCES enrollments (id) ON DELETE CASCADE ON UPDATE CASCADE,
+    command_uuid VARCHAR(127) NOT NULL
+        REFERENCES commands (command_uuid) ON DELETE CASCADE ON UPDATE CASCADE,
+    status VARCHAR(31) NOT NULL CHECK (status <> ''),
+    result TEXT NOT NULL CHECK (substr(result, 1, 5) = '<?xml'),
+    not_now_at TIMESTAMP NULL,
+    not_now_tally INTEGER NOT NULL DEFAULT 0,{_TIMES},
+    PRIMARY KEY (id, command_uuid)
+);
+CREATE INDEX results_command ON command_results (command_uuid);
+CREATE INDEX results_status ON command_results (status);
+
+CREATE TABLE enrollment_queue (
+    id VARCHAR(255) NOT NULL
+        REFERENCES enrollments (id) ON DELETE CASCADE ON UPDATE CASCADE,
+    command_uuid VARCHAR(127) NOT NULL
+        REFERENCES commands (command_uuid) ON DELETE CASCADE ON UPDATE CASCADE,
+    active BOOLEAN NOT NULL DEFAULT TRUE,
+    priority TINYINT NOT NULL DEFAULT 0,{_TIMES},
+    PRIMARY KEY (id, command_uuid)
+);
+CREATE INDEX idx_queue_lookup ON enrollment_queue (id, active, priority DESC, created_at);
+CREATE INDEX queue_command ON enrollment_queue (command_uuid);
+
+CREATE TABLE push_certs (
+    topic VARCHAR(255) NOT NULL PRIMARY KEY CHECK (topic <> ''),
+    cert_pem TEXT NOT NULL,
+    key_pem TEXT NOT NULL,
+    stale_token INTEGER NOT NULL,{_TIMES}
+);
+
+CREATE TABLE cert_auth_associations (
+    id VARCHAR(255) NOT NULL,
+    sha256 CHAR(64) NOT NULL,{_TIMES},
+    PRIMARY KEY (id, sha256)
+);
+CREATE INDEX idx_sha256 ON cert_auth_associations (sha256);
+
+CREATE VIEW view_queue AS
+    SELECT q.id, q.created_at, q.active, q.priority,
+           c.command_uuid, c.request_type, c.command,
+           r.updated_at AS result_updated_at, r.status, r.result
+      FROM enrollment_queue AS q
+      JOIN commands AS c ON c.command_uuid = q.command_uuid
+      LEFT JOIN command_results AS r
+        ON r.command_uuid = q.command_uuid AND r.id = q.id
+     ORDER BY q.priority DESC, q.created_at;
+"""
+
+_TOUCHED: Final = (
+    *("devices", "users", "enrollments", "commands", "command_results"),
+    *("enrollment_queue", "push_certs", "cert_auth_associations"),
+)
+
+
+def _touch(table: str) -> str:
+    """
+    The trigger that makes C{updated_at} follow every update, as C{ON UPDATE
+    CURRENT_TIMESTAMP} does on MySQL.
+    """
+    return f"""
+CREATE TRIGGER {table}_updated AFTER UPDATE ON {table} FOR EACH ROW
+WHEN NEW.updated_at = OLD.updated_at
+BEGIN
+    UPDATE {table} SET updated_at = {_NOW} WHERE rowid = NEW.rowid;
+END;
+"""
+
+
+MIGRATIONS: Final[tuple[str, ...]] = (_TABLES + "".join(map(_touch, _TOUCHED)),)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """
+    Create the tables in an empty database, or bring an older one up to date, in
+    one transaction.
+
+    @param connection: in autocommit mode (C{isolation_level} is L{None}).
+    @raise ConfigError: the database was made by a newer version, or holds
+        something else.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        _check(connection, version)
+        for script in MIGRATIONS[version:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _check(connection: sqlite3.Connection, version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise ConfigError(
+            f"the database has schema version {version}, made by a newer nanomdm;"
+            f" this one knows up to {len(MIGRATIONS)}"
+        )
+    if version == 0:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables:
+            raise ConfigError("the database is not empty and was not made by nanomdm")
+
+
+def _statements(script: str) -> list[str]:
+    """
+    Split a script, since C{executescript} would commit between its statements.
+    """
+    statements: list[str] = []
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            statements.append(pending)
+            pending = ""
+    return statements

@@ -1,0 +1,137 @@
+"""
+The storage on SQL: each method names its operation and where it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..interfaces import AssociationFacts, IStorage, ReportOutcome
+from ..mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
+from ..mdm.command import Command, CommandReport
+from ..mdm.enrollment import Enrollment
+from . import associations, commands, enrollments, tokens
+from .sqlite import SQLiteDatabase
+
+#: Seconds between two writes of C{last_seen_at}.
+_SEEN_INTERVAL = 1.0
+
+
+@implementer(IStorage)
+class SQLStorage:
+    """
+    L{IStorage} on a database.
+
+    @param database: runs operations in transactions.
+    @param clock: when to write what was collected in memory.
+    """
+
+    _log = Logger()
+
+    def __init__(self, database: SQLiteDatabase, clock: IReactorTime) -> None:
+        self._database = database
+        self._read = database.read
+        self._write = database.write
+        self._seen: set[str] = set()
+        self._seen_writer = LoopingCall(self._write_seen)
+        self._seen_writer.clock = clock
+
+    def start(self) -> None:
+        self._seen_writer.start(_SEEN_INTERVAL, now=False).addErrback(self._seen_failed)
+
+    def stop(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._seen_writer.running:
+            self._seen_writer.stop()
+        await self._write_seen()
+        await self._database.close()
+
+    # enrollments
+
+    def store_authenticate(
+        self, message: Authenticate, identity_pem: str, renews: Callable[[bytes], bool]
+    ) -> Deferred[bool]:
+        call = enrollments.AuthenticateCall(message, identity_pem, renews)
+        return self._write(enrollments.authenticate, call)
+
+    def store_token_update(self, message: TokenUpdate) -> Deferred[int]:
+        return self._write(enrollments.token_update, message)
+
+    def store_user_authenticate(self, message: UserAuthenticate) -> Deferred[None]:
+        return self._write(enrollments.user_authenticate, message)
+
+    def disable(self, enrollment: Enrollment) -> Deferred[None]:
+        return self._write(enrollments.disable, enrollment)
+
+    def touch(self, enrollment_id: str) -> None:
+        self._seen.add(enrollment_id)
+
+    # bootstrap tokens
+
+    def store_bootstrap_token(self, device_id: str, token: bytes | None) -> Deferred[None]:
+        return self._write(tokens.store_bootstrap, tokens.BootstrapToken(device_id, token))
+
+    def fetch_bootstrap_token(self, device_id: str) -> Deferred[bytes | None]:
+        return self._read(tokens.fetch_bootstrap, device_id)
+
+    # commands
+
+    def enqueue(self, command: Command, ids: Sequence[str]) -> Deferred[dict[str, str]]:
+        return self._write(commands.enqueue, commands.EnqueueCall(command, ids))
+
+    def next_command(self, enrollment_id: str) -> Deferred[bytes | None]:
+        return self._read(commands.next_command, enrollment_id)
+
+    def store_report(self, report: CommandReport) -> Deferred[ReportOutcome]:
+        return self._write(commands.store_report, report)
+
+    # certificate associations
+
+    def association(self, device_id: str, sha256: str) -> Deferred[AssociationFacts]:
+        return self._read(associations.facts, associations.Pair(device_id, sha256))
+
+    def associate(
+        self, device_id: str, sha256: str, first_only: bool, grace: float
+    ) -> Deferred[AssociationFacts]:
+        pair = associations.Pair(device_id, sha256)
+        call = associations.AssociateCall(pair, first_only, grace)
+        return self._write(associations.associate, call)
+
+    # last seen
+
+    def _write_seen(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._flush_seen())
+
+    async def _flush_seen(self) -> None:
+        if not self._seen:
+            return
+        ids, self._seen = self._seen, set()
+        try:
+            await self._write(enrollments.seen, sorted(ids))
+        except Exception:  # noqa: BLE001
+            # Seen times are not worth failing for; the next write has them.
+            self._seen |= ids
+            self._log.failure("last seen times not written")
+
+    def _seen_failed(self, failure: Failure) -> None:
+        self._log.failure("last seen times are no longer written", failure)
+
+
+def open_sqlite(reactor: Any, path: Path | None) -> SQLStorage:
+    """
+    @param reactor: provides C{IReactorCore}, C{IReactorTime} and threads.
+    @param path: a prepared database file, or L{None} for one in memory.
+    """
+    database: SQLiteDatabase = SQLiteDatabase(reactor, path)
+    return SQLStorage(database, reactor)

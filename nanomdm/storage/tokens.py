@@ -1,0 +1,64 @@
+"""
+Escrowed bootstrap tokens, which live in the table devices.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Final
+
+from attrs import field, frozen
+
+from ..errors import NotEnrolled
+from .batcher import Transaction
+
+_STORE: Final = """
+    UPDATE devices SET bootstrap_token_b64 = ?, bootstrap_token_at = CURRENT_TIMESTAMP
+     WHERE id = ?
+"""
+_DELETE: Final = """
+    UPDATE devices SET bootstrap_token_b64 = ?, bootstrap_token_at = NULL WHERE id = ?
+"""
+_FETCH: Final = "SELECT bootstrap_token_b64 FROM devices WHERE id = ?"
+
+
+@frozen
+class BootstrapToken:
+    """
+    A device's bootstrap token; L{None} deletes it.
+    """
+
+    device_id: str
+    token: bytes | None = field(repr=False)
+
+
+def store_bootstrap(
+    transaction: Transaction, tokens: Sequence[BootstrapToken]
+) -> list[NotEnrolled | None]:
+    """
+    @return: for each token L{None}, or why it can not be stored.
+    """
+    return [_store(transaction, item) for item in tokens]
+
+
+def _store(transaction: Transaction, item: BootstrapToken) -> NotEnrolled | None:
+    encoded = base64.b64encode(item.token).decode() if item.token else None
+    transaction.execute(_STORE if encoded else _DELETE, (encoded, item.device_id))
+    # A row that changes nothing counts on every engine, since its time changes.
+    if transaction.rowcount == 0:
+        return NotEnrolled(f"{item.device_id} never sent an Authenticate")
+    return None
+
+
+def fetch_bootstrap(transaction: Transaction, device_ids: Sequence[str]) -> list[bytes | None]:
+    """
+    @return: for each device its token, or L{None}.
+    """
+    return [_fetch(transaction, device_id) for device_id in device_ids]
+
+
+def _fetch(transaction: Transaction, device_id: str) -> bytes | None:
+    transaction.execute(_FETCH, (device_id,))
+    row = transaction.fetchone()
+    return base64.b64decode(row[0]) if row and row[0] else None

@@ -1,0 +1,210 @@
+"""
+Tests for the storage on SQLite, in a file and in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
+from nanomdm.mdm.command import parse_report
+from nanomdm.storage import commands
+from nanomdm.storage.schema import MIGRATIONS
+from nanomdm.storage.sql import SQLStorage, open_sqlite
+from nanomdm.storage.sqlite import prepare
+from tests import samples
+from tests.storage.contract import StorageContract
+
+
+class FileTests(StorageContract, TestCase):
+    """
+    A database file.
+    """
+
+    def open(self) -> SQLStorage:
+        self.path = Path(self.mktemp())
+        prepare(self.path)
+        return open_sqlite(reactor, self.path)
+
+    async def test_secretFiles(self) -> None:
+        await self.enroll()
+        for path in self.path.parent.glob(self.path.name + "*"):
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600, path)
+
+    async def test_committedWhenAnswered(self) -> None:
+        """
+        What a call's Deferred said is there for another connection.
+        """
+        await self.enroll()
+        await self.enqueue("C1")
+        await self.report("Acknowledged", "C1")
+        other = sqlite3.connect(self.path)
+        self.addCleanup(other.close)
+        self.assertEqual(
+            other.execute("SELECT status FROM command_results").fetchall(), [("Acknowledged",)]
+        )
+
+    async def test_survivesReopening(self) -> None:
+        await self.enroll()
+        await self.enqueue("C1")
+        await self.storage.stop()
+        prepare(self.path)
+        self.storage = open_sqlite(reactor, self.path)
+        self.addCleanup(self.storage.stop)
+        self.assertEqual(await self.next_uuid(), "C1")
+
+    async def test_seenIsWrittenAtTheEnd(self) -> None:
+        await self.enroll()
+        await self.query("UPDATE enrollments SET last_seen_at = '2001-01-01 00:00:00'")
+        self.storage.touch("D1")
+        await self.storage.stop()
+        other = sqlite3.connect(self.path)
+        self.addCleanup(other.close)
+        [(seen,)] = other.execute("SELECT last_seen_at FROM enrollments")
+        self.assertGreater(seen, "2002")
+
+    async def test_nextCommandUsesTheIndex(self) -> None:
+        plan = await self.query("EXPLAIN QUERY PLAN " + commands.NEXT_COMMAND, "D1", True)
+        steps = [str(row[-1]) for row in plan]
+        self.assertIn("USING INDEX idx_queue_lookup (id=? AND active=?)", steps[0])
+        self.assertFalse([step for step in steps if "SCAN" in step or "TEMP B-TREE" in step], steps)
+
+    async def test_answeredRowsDoNotSlowTheQueue(self) -> None:
+        await self.enroll()
+        await self.enqueue("C1")
+        await self.report("Acknowledged", "C1")
+        self.assertEqual(await self.query("SELECT active FROM enrollment_queue"), [(False,)])
+
+    async def test_updatedAtFollows(self) -> None:
+        await self.enroll()
+        [(before,)] = await self.query("SELECT updated_at FROM devices")
+        await self.query("UPDATE devices SET updated_at = '2001-01-01 00:00:00'")
+        await self.token_update()
+        [(after,)] = await self.query("SELECT updated_at FROM devices")
+        self.assertGreaterEqual(after, before)
+
+    async def test_poisonedMemberFailsAlone(self) -> None:
+        """
+        A call that breaks the transaction fails, the ones gathered with it do
+        not, and nothing of it stays behind.
+        """
+        await self.enroll("D1", "D2")
+        await self.enqueue("C1", "D1", "D2")
+
+        def poison(transaction, batch):
+            transaction.execute("UPDATE enrollments SET topic = 'poisoned'")
+            transaction.execute("INSERT INTO enrollment_queue (id, command_uuid) VALUES ('x', 'y')")
+
+        good = [self.enqueue("C2"), self.enqueue("C3", "D2")]
+        bad = self.storage._database.write(poison, None)
+        good.append(self.token_update())
+        await self.assertFailure(bad, Exception)
+        self.assertEqual(await gatherResults(good), [{}, {}, 2])
+        self.assertEqual(
+            await self.query("SELECT DISTINCT topic FROM enrollments"), [(samples.TOPIC,)]
+        )
+
+    async def test_lockedByAnother(self) -> None:
+        """
+        Another process that holds the file makes calls fail, all at once and
+        after a bounded wait; afterwards all is well again.
+        """
+        await self.enroll()
+        await self.query("PRAGMA busy_timeout = 50")
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        failing = [self.enqueue(f"C{n}") for n in range(50)]
+        for call in failing:
+            await self.assertFailure(call, StorageUnavailable)
+        other.execute("ROLLBACK")
+        self.assertEqual(await self.enqueue("C1"), {})
+
+    async def test_tooLargeForTheDatabase(self) -> None:
+        await self.enroll()
+        await self.enqueue("C1")
+
+        def limit(transaction, batch):
+            connection = transaction._connection._connection
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+            return [None]
+
+        await self.storage._database.write(limit, None)
+        big = parse_report(samples.report("Acknowledged", "C1", Big="x" * 200_000))
+        await self.assertFailure(self.storage.store_report(big), TooLarge)
+        self.assertEqual(await self.query("SELECT * FROM command_results"), [])
+        self.assertEqual(await self.next_uuid(), "C1")
+
+
+class MemoryTests(StorageContract, TestCase):
+    """
+    A database in memory.
+    """
+
+    def open(self) -> SQLStorage:
+        return open_sqlite(reactor, None)
+
+
+class PrepareTests(SynchronousTestCase):
+    """
+    Tests for L{prepare}.
+    """
+
+    def version(self, path: Path) -> int:
+        connection = sqlite3.connect(path)
+        try:
+            return connection.execute("PRAGMA user_version").fetchone()[0]
+        finally:
+            connection.close()
+
+    def execute(self, path: Path, statement: str) -> None:
+        connection = sqlite3.connect(path)
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    def assertRefused(self, path: Path, reason: str) -> None:
+        error = self.assertRaises(ConfigError, prepare, path)
+        self.assertIn(f"--storage-dsn: {path}: ", str(error))
+        self.assertIn(reason, str(error))
+        self.assertNotIn("\n", str(error))
+
+    def test_creates(self) -> None:
+        path = Path(self.mktemp())
+        prepare(path)
+        self.assertEqual(self.version(path), len(MIGRATIONS))
+        prepare(path)
+
+    def test_newerVersion(self) -> None:
+        path = Path(self.mktemp())
+        prepare(path)
+        self.execute(path, "PRAGMA user_version = 99")
+        self.assertRefused(path, "schema version 99, made by a newer nanomdm")
+
+    def test_somethingElse(self) -> None:
+        path = Path(self.mktemp())
+        self.execute(path, "CREATE TABLE photos (id INTEGER)")
+        self.assertRefused(path, "not made by nanomdm")
+
+    def test_noDatabase(self) -> None:
+        path = Path(self.mktemp())
+        path.write_bytes(b"x" * 4096)
+        self.assertRefused(path, "file is not a database")
+
+    def test_noFolder(self) -> None:
+        self.assertRefused(Path(self.mktemp()) / "sub" / "db", "No such file or directory")
+
+    def test_failedUpgradeChangesNothing(self) -> None:
+        path = Path(self.mktemp())
+        broken = (*MIGRATIONS, "CREATE TABLE extra (id INTEGER);\nNONSENSE;\n")
+        prepare(path)
+        self.patch(__import__("nanomdm.storage.schema", fromlist=["x"]), "MIGRATIONS", broken)
+        self.assertRefused(path, "syntax error")
+        self.assertEqual(self.version(path), len(MIGRATIONS))
