@@ -1,0 +1,3 @@
+"""
+Who sent a request: C{Mdm-Signature}, certificate headers, certificate chains.
+"""

@@ -1,0 +1,3 @@
+"""
+What the server does with a message, once it is known who sent it.
+"""

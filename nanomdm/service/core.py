@@ -1,0 +1,145 @@
+"""
+The core: what each message from a device does and what the device is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+from ..crypto.identity import Identity
+from ..errors import Gone, MessageError, NotConfigured
+from ..interfaces import IStorage, ITokenHandler
+from ..mdm import checkin
+from ..mdm.checkin import CheckinMessage
+from ..mdm.command import IDLE, CommandReport, installs_mdm_profile
+from .association import CertificateAssociation
+
+#: The service whose tokens are made for one watch, which the parameters name
+#: (Apple, "GetTokenRequest").
+_WATCH_PAIRING: Final = "com.apple.watch.pairing"
+
+
+class MDMService:
+    """
+    Takes verified, parsed messages and answers with a body.
+
+    @param storage: where everything is kept.
+    @param association: says whether a certificate may speak for an id.
+    @param zero_length_challenge: answer C{UserAuthenticate} with a zero-length
+        C{DigestChallenge} (C{--ua-zl-dc}) and not with "gone".
+    @param token_handlers: who answers C{GetToken}.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        storage: IStorage,
+        association: CertificateAssociation,
+        zero_length_challenge: bool = False,
+        token_handlers: Sequence[ITokenHandler] = (),
+    ) -> None:
+        self._storage = storage
+        self._association = association
+        self._zero_length_challenge = zero_length_challenge
+        self._token_handlers = {handler.service_type: handler for handler in token_handlers}
+        self._handlers: Mapping[type[CheckinMessage], Callable[[Any], Awaitable[bytes]]] = {
+            checkin.TokenUpdate: self._token_update,
+            checkin.CheckOut: self._check_out,
+            checkin.UserAuthenticate: self._user_authenticate,
+            checkin.SetBootstrapToken: self._set_bootstrap_token,
+            checkin.GetBootstrapToken: self._get_bootstrap_token,
+            checkin.DeclarativeManagement: self._declarative_management,
+            checkin.GetToken: self._get_token,
+        }
+
+    async def check_in(self, message: CheckinMessage, identity: Identity) -> bytes:
+        """
+        Handle a check-in message.
+
+        @param identity: who signed it.
+        @return: the body for the device, usually empty.
+        @raise AssociationRefused: the identity may not speak for the enrollment.
+        @raise NanoMDMError: see L{nanomdm.errors}; nothing was stored.
+        """
+        if isinstance(message, checkin.Authenticate):
+            await self._association.authenticate(message.enrollment, identity)
+            return await self._authenticate(message, identity)
+        await self._association.check(message.enrollment, identity)
+        return await self._handlers[type(message)](message)
+
+    async def report(self, report: CommandReport, identity: Identity) -> bytes:
+        """
+        Store a command's result, if the report has one, and pick the next
+        command.
+
+        @param identity: who signed it.
+        @return: the next command's property list, or nothing.
+        @raise AssociationRefused: the identity may not speak for the enrollment.
+        """
+        await self._association.check(report.enrollment, identity)
+        enrollment_id = report.enrollment.id
+        self._storage.touch(enrollment_id)
+        if report.status == IDLE:
+            return await self._storage.next_command(enrollment_id) or b""
+        outcome = await self._storage.store_report(report)
+        if not outcome.known:
+            self._log.warn(
+                "result for a command that was never queued",
+                id=enrollment_id,
+                command_uuid=report.command_uuid,
+                status=report.status,
+            )
+        return outcome.next_command or b""
+
+    async def _authenticate(self, message: checkin.Authenticate, identity: Identity) -> bytes:
+        renewal = await self._storage.store_authenticate(
+            message, identity.pem, installs_mdm_profile
+        )
+        self._log.info(
+            "enrollment renewed" if renewal else "enrollment started",
+            id=message.enrollment.id,
+            serial=message.serial_number,
+            certificate=identity.sha256,
+        )
+        return b""
+
+    async def _token_update(self, message: checkin.TokenUpdate) -> bytes:
+        tally = await self._storage.store_token_update(message)
+        if tally == 1:
+            enrollment = message.enrollment
+            self._log.info("enrolled", id=enrollment.id, type=enrollment.type.value)
+        return b""
+
+    async def _check_out(self, message: checkin.CheckOut) -> bytes:
+        await self._storage.disable(message.enrollment)
+        self._log.info("checked out", id=message.enrollment.id)
+        return b""
+
+    async def _user_authenticate(self, message: checkin.UserAuthenticate) -> bytes:
+        if not self._zero_length_challenge:
+            raise Gone("UserAuthenticate is declined (--ua-zl-dc is off)")
+        await self._storage.store_user_authenticate(message)
+        return b"" if message.digest_response else checkin.digest_challenge_reply()
+
+    async def _set_bootstrap_token(self, message: checkin.SetBootstrapToken) -> bytes:
+        await self._storage.store_bootstrap_token(message.enrollment.id, message.token)
+        return b""
+
+    async def _get_bootstrap_token(self, message: checkin.GetBootstrapToken) -> bytes:
+        token = await self._storage.fetch_bootstrap_token(message.enrollment.id)
+        return checkin.bootstrap_token_reply(token) if token else b""
+
+    async def _declarative_management(self, message: checkin.DeclarativeManagement) -> bytes:
+        raise NotConfigured("declarative management is not configured")
+
+    async def _get_token(self, message: checkin.GetToken) -> bytes:
+        if message.service_type == _WATCH_PAIRING and not message.has_parameters:
+            raise MessageError(f"GetToken for {_WATCH_PAIRING} without TokenParameters")
+        handler = self._token_handlers.get(message.service_type)
+        if handler is None:
+            raise MessageError(f"no tokens for TokenServiceType {message.service_type[:64]!r}")
+        return checkin.token_reply(await handler.token(message))
