@@ -1,0 +1,91 @@
+"""
+The daemon's life: listen, serve, drain, close.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .config import refuse
+from .errors import ConfigError
+from .http.site import Site
+from .interfaces import IStorage
+
+#: Seconds that requests under way get to end after SIGTERM.
+DRAIN_DEADLINE: Final = 30.0
+
+
+class Daemon(Service):
+    """
+    Serves a site from a storage.
+
+    @param endpoint: where to listen.
+    @param description: the endpoint in the operator's words, for messages.
+    """
+
+    _log = Logger(namespace="nanomdm")
+
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, description: str, site: Site, storage: IStorage
+    ) -> None:
+        self._endpoint = endpoint
+        self._description = description
+        self._site = site
+        self._storage = storage
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen while the process may still open privileged ports.
+        """
+        super().privilegedStartService()
+        self._endpoint.listen(self._site).addCallbacks(self._listening, self._not_listening)
+
+    def startService(self) -> None:
+        """
+        Begin to use the storage, once the process is where it will stay.
+        """
+        super().startService()
+        self._storage.start()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop listening, let requests under way end, then close the storage.
+
+        @return: fires when all of it is done.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._log.info("stopping", deadline=DRAIN_DEADLINE)
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+        await self._site.drain(DRAIN_DEADLINE)
+        await self._storage.stop()
+        self._log.info("stopped")
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        self._log.info("listening", address=_show(port.getHost()))
+
+    def _not_listening(self, failure: Failure) -> None:
+        error = failure.value
+        if not isinstance(error, CannotListenError):
+            failure.raiseException()
+        reason = getattr(error, "socketError", error)
+        refuse(ConfigError(f"--listen: {self._description}: {reason}"))
+
+
+def _show(address: object) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

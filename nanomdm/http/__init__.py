@@ -1,0 +1,3 @@
+"""
+What the network sees: the resource tree, its limits and its answers.
+"""

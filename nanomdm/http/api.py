@@ -1,0 +1,158 @@
+"""
+The operators' API.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from typing import Final
+
+from .. import __version__
+from ..errors import MessageError, NanoMDMError
+from ..mdm.command import parse_command
+from ..service.enqueue import APIResult, CommandEnqueuer
+from .endpoint import Endpoint, refusal
+from .offload import Offloader
+from .response import Response, json_response, text
+from .site import Request
+
+_USER: Final = b"nanomdm"
+_UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
+
+
+class BasicAuth:
+    """
+    HTTP Basic authentication (RFC 7617) with one user and one key, compared in
+    constant time.
+
+    @param key: the API key.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._expected = _USER + b":" + key.encode()
+
+    def allows(self, request: Request) -> bool:
+        """
+        Whether the request carries the key.
+        """
+        headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
+        if len(headers) != 1:
+            return False
+        scheme, _, encoded = headers[0].partition(b" ")
+        if scheme.lower() != b"basic":
+            return False
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            return False
+        return hmac.compare_digest(given, self._expected)
+
+
+class GuardedEndpoint(Endpoint):
+    """
+    An endpoint for operators only.
+
+    @cvar methods: what it can be asked with.
+    """
+
+    methods: frozenset[bytes]
+
+    def __init__(self, auth: BasicAuth) -> None:
+        super().__init__()
+        self._auth = auth
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Check who asks, and how.
+        """
+        if not self._auth.allows(request):
+            return _UNAUTHORIZED
+        if request.method not in self.methods:
+            allow = b", ".join(sorted(self.methods))
+            return text(405, "Method Not Allowed", {b"Allow": allow})
+        return await self.respond_to_operator(request)
+
+    async def respond_to_operator(self, request: Request) -> Response:
+        """
+        Answer an authorized request.
+        """
+        raise NotImplementedError
+
+
+class VersionEndpoint(Endpoint):
+    """
+    C{/version}: tells which version runs, to anybody.
+    """
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Tell the version.
+        """
+        return json_response(200, {"version": __version__})
+
+
+class EnqueueEndpoint(GuardedEndpoint):
+    """
+    C{PUT} or C{POST /v1/enqueue/<ids>}: queues the command in the body.
+
+    @param enqueuer: does it.
+    @param offloader: reads large commands.
+    """
+
+    methods = frozenset({b"PUT", b"POST"})
+    isLeaf = True
+
+    def __init__(self, auth: BasicAuth, enqueuer: CommandEnqueuer, offloader: Offloader) -> None:
+        super().__init__(auth)
+        self._enqueuer = enqueuer
+        self._offloader = offloader
+
+    def refusal(self, error: NanoMDMError) -> Response:
+        """
+        Say in the result object what is wrong, as far as it is the client's.
+        """
+        if isinstance(error, MessageError):
+            return json_response(400, APIResult(command_error=str(error)).to_json())
+        return refusal(error)
+
+    async def respond_to_operator(self, request: Request) -> Response:
+        """
+        Queue, push, and tell what became of each id.
+        """
+        ids = _ids(request)
+        body = request.body
+        command = await self._offloader.run(len(body), parse_command, body)
+        request.notes.update(command_uuid=command.uuid, request_type=command.request_type)
+        result = await self._enqueuer.enqueue(command, ids, push=_wants_push(request))
+        return json_response(_status(result), result.to_json())
+
+
+def _ids(request: Request) -> list[str]:
+    """
+    The ids in what is left of the path, already percent-decoded: a slash can
+    be part of an id, a comma can not.
+    """
+    try:
+        joined = b"/".join(request.postpath or ()).decode()
+    except UnicodeDecodeError:
+        raise MessageError("the enrollment ids are not UTF-8") from None
+    ids = [enrollment_id for enrollment_id in joined.split(",") if enrollment_id]
+    if not ids:
+        raise MessageError("no enrollment ids in the path")
+    return ids
+
+
+def _wants_push(request: Request) -> bool:
+    nopush = request.args.get(b"nopush", [b""])[0].lower()
+    return nopush in (b"", b"0", b"false")
+
+
+def _status(result: APIResult) -> int:
+    if result.command_error is not None:
+        return 409
+    errors = result.errors
+    if not errors:
+        return 200
+    return 500 if errors == result.id_count else 207

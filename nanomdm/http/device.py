@@ -1,0 +1,86 @@
+"""
+The endpoints that devices talk to: C{/mdm} and C{/checkin}.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..crypto.identity import Identity
+from ..errors import MessageError
+from ..mdm.checkin import parse_checkin
+from ..mdm.command import parse_report
+from ..service.core import MDMService
+from .endpoint import Endpoint
+from .identity import IdentitySource
+from .offload import Offloader
+from .response import Response
+from .site import Request
+
+_CHECKIN_TYPE: Final = b"application/x-apple-aspen-mdm-checkin"
+
+
+class DeviceEndpoint(Endpoint):
+    """
+    Takes check-ins, command reports, or both; the content type says which.
+
+    @param service: handles the messages.
+    @param identities: finds out who sent them.
+    @param offloader: reads large bodies.
+    @param checkins: take check-in messages.
+    @param reports: take command reports.
+    """
+
+    def __init__(
+        self,
+        service: MDMService,
+        identities: IdentitySource,
+        offloader: Offloader,
+        checkins: bool = True,
+        reports: bool = True,
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._identities = identities
+        self._offloader = offloader
+        self._checkins = checkins
+        self._reports = reports
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Identity first: nothing of an unproven request is parsed.
+        """
+        identity = await self._identities.identify(request)
+        content_type = request.requestHeaders.getRawHeaders(b"Content-Type", [b""])[0]
+        if content_type.lower().startswith(_CHECKIN_TYPE):
+            return await self._check_in(request, identity)
+        return await self._report(request, identity)
+
+    async def _check_in(self, request: Request, identity: Identity) -> Response:
+        if not self._checkins:
+            raise MessageError("check-in messages belong to /checkin")
+        body = request.body
+        message = await self._offloader.run(len(body), parse_checkin, body)
+        request.notes.update(
+            id=message.enrollment.id,
+            type=message.enrollment.type.value,
+            message_type=message.message_type,
+        )
+        return _answer(await self._service.check_in(message, identity))
+
+    async def _report(self, request: Request, identity: Identity) -> Response:
+        if not self._reports:
+            raise MessageError("command reports belong to /mdm")
+        body = request.body
+        report = await self._offloader.run(len(body), parse_report, body)
+        request.notes.update(
+            id=report.enrollment.id,
+            type=report.enrollment.type.value,
+            status=report.status,
+            command_uuid=report.command_uuid or None,
+        )
+        return _answer(await self._service.report(report, identity))
+
+
+def _answer(body: bytes) -> Response:
+    return Response(200, body, b"text/xml; charset=utf-8" if body else None)

@@ -1,0 +1,147 @@
+"""
+One funnel for all requests: an endpoint returns a response or raises, and here
+it becomes a status, bytes on the wire and one line in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ..errors import Gone, IdentityError, MessageError, NanoMDMError, NotEnrolled, Overloaded
+from ..errors import TooLarge
+from .response import Response, text
+from .site import Request
+
+_log: Final = Logger(namespace="nanomdm.http")
+
+BAD_REQUEST: Final = text(400, "Bad Request")
+NOT_FOUND: Final = text(404, "404 page not found")
+GONE: Final = text(410, "Gone")
+TOO_LARGE: Final = text(413, "Request Entity Too Large")
+SERVER_ERROR: Final = text(500, "Internal Server Error")
+
+
+class Endpoint(Resource):
+    """
+    A resource that answers asynchronously.
+    """
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Answer a request.
+
+        @raise NanoMDMError: becomes the status that L{refusal} gives it.
+        """
+        raise NotImplementedError
+
+    def refusal(self, error: NanoMDMError) -> Response:
+        """
+        @return: what the client is told of an error in the domain.
+        """
+        return refusal(error)
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """
+        What was not put here does not exist.
+        """
+        return Folder()
+
+    def render(self, request: Request) -> int:
+        """
+        Answer any method.
+        """
+        request.site.request_started()
+        Deferred.fromCoroutine(self._handle(request)).addErrback(_unwritable, request)
+        return NOT_DONE_YET
+
+    async def _handle(self, request: Request) -> None:
+        started = time.perf_counter()
+        try:
+            response = await self.respond(request)
+        except NanoMDMError as error:
+            request.notes["error"] = str(error)
+            response = self.refusal(error)
+        except Exception:  # noqa: BLE001
+            _log.failure("unexpected error", trace_id=request.trace_id)
+            response = SERVER_ERROR
+        finally:
+            request.site.request_ended()
+        _write(request, response)
+        _log_request(request, response.code, time.perf_counter() - started)
+
+
+class Folder(Endpoint):
+    """
+    A part of a path without a page of its own: only what is put into it exists.
+    """
+
+    async def respond(self, request: Request) -> Response:
+        """
+        Say so.
+        """
+        return NOT_FOUND
+
+
+def refusal(error: NanoMDMError) -> Response:
+    """
+    The statuses of the domain's errors.  Never 401 or 403: a device that gets
+    one of these may take itself for unenrolled.
+    """
+    if isinstance(error, (IdentityError, MessageError, NotEnrolled)):
+        return BAD_REQUEST
+    if isinstance(error, Gone):
+        return GONE
+    if isinstance(error, TooLarge):
+        return TOO_LARGE
+    if isinstance(error, Overloaded):
+        return text(503, "Service Unavailable", {b"Retry-After": b"%d" % error.retry_after})
+    return SERVER_ERROR
+
+
+def _write(request: Request, response: Response) -> None:
+    if request.gone:
+        return
+    request.setResponseCode(response.code)
+    request.setHeader(b"Server", b"nanomdm")
+    request.setHeader(b"Content-Length", b"%d" % len(response.body))
+    if response.content_type is not None:
+        request.setHeader(b"Content-Type", response.content_type)
+    else:
+        request.defaultContentType = None
+    for name, value in response.headers.items():
+        request.setHeader(name, value)
+    if request.site.draining:
+        request.setHeader(b"Connection", b"close")
+    request.write(response.body)
+    request.finish()
+
+
+def _log_request(request: Request, code: int, seconds: float) -> None:
+    """
+    One line for each request.  The query is left out: it may hold secrets.
+    """
+    level = LogLevel.info if code < 400 else LogLevel.warn if code < 500 else LogLevel.error
+    notes: dict[str, Any] = request.notes
+    _log.emit(
+        level,
+        "request",
+        trace_id=request.trace_id,
+        method=request.method.decode("ascii", "replace"),
+        path=request.path.decode("ascii", "backslashreplace")[:256],
+        code=code,
+        ms=round(seconds * 1000, 1),
+        ip=request.peer,
+        gone=request.gone or None,
+        **notes,
+    )
+
+
+def _unwritable(failure: Failure, request: Request) -> None:
+    _log.failure("answer not written", failure, trace_id=request.trace_id)

@@ -1,0 +1,116 @@
+"""
+Where everything is put together: from settings to a running daemon.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from twisted.application.service import IService
+from twisted.internet.endpoints import serverFromString
+from twisted.web.resource import Resource
+
+from .config import Options, Settings, refuse
+from .crypto.chain import ChainVerifier, load_certificates
+from .crypto.cms import SignatureVerifier
+from .daemon import Daemon
+from .errors import ConfigError
+from .http.api import BasicAuth, EnqueueEndpoint, VersionEndpoint
+from .http.device import DeviceEndpoint
+from .http.endpoint import Folder
+from .http.identity import HeaderIdentity, IdentitySource, SignatureIdentity
+from .http.offload import Offloader
+from .http.site import Site
+from .service.association import CertificateAssociation
+from .service.core import MDMService
+from .service.enqueue import CommandEnqueuer, UnavailablePusher
+from .storage.sql import SQLStorage, open_sqlite
+from .storage.sqlite import prepare
+
+__all__ = ["Options", "makeService"]
+
+
+def makeService(options: Options) -> IService:
+    """
+    Build the daemon for C{twistd nanomdm}.
+
+    @param options: parsed by C{twistd}.
+    @raise SystemExit: something that the settings name can not be used; one
+        line on standard error says what.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return build(options.settings, reactor)
+    except ConfigError as error:
+        refuse(error)
+
+
+def build(settings: Settings, reactor: Any) -> Daemon:
+    """
+    @param settings: what the daemon is to be.
+    @param reactor: the reactor, handed on to everything that needs one.
+    @raise ConfigError: a file that the settings name can not be used.
+    """
+    offloader = Offloader(reactor, reactor.getThreadPool())
+    storage = _storage(settings, reactor)
+    root = Folder()
+    root.putChild(b"version", VersionEndpoint())
+    if not settings.disable_mdm:
+        _add_device_endpoints(root, settings, storage, offloader, reactor)
+    if settings.api is not None:
+        _add_api(root, BasicAuth(settings.api), storage, offloader)
+    endpoint = serverFromString(reactor, settings.listen)
+    site = Site(root, reactor, settings.max_body_size)
+    return Daemon(endpoint, settings.listen, site, storage)
+
+
+def _storage(settings: Settings, reactor: Any) -> SQLStorage:
+    if settings.storage_dsn is not None:
+        prepare(settings.storage_dsn)
+    return open_sqlite(reactor, settings.storage_dsn)
+
+
+def _add_device_endpoints(
+    root: Resource, settings: Settings, storage: SQLStorage, offloader: Offloader, reactor: Any
+) -> None:
+    service = MDMService(
+        storage,
+        CertificateAssociation(
+            storage,
+            reactor.seconds,
+            retro=settings.retro,
+            superseded_grace=settings.superseded_identity_grace,
+        ),
+        zero_length_challenge=settings.ua_zl_dc,
+    )
+    identities = _identities(settings, offloader)
+    mdm = DeviceEndpoint(service, identities, offloader, checkins=not settings.checkin)
+    root.putChild(b"mdm", mdm)
+    if settings.checkin:
+        checkin = DeviceEndpoint(service, identities, offloader, reports=False)
+        root.putChild(b"checkin", checkin)
+
+
+def _identities(settings: Settings, offloader: Offloader) -> IdentitySource:
+    chains = ChainVerifier(
+        _certificates(settings.ca, "--ca"),
+        _certificates(settings.intermediate, "--intermediate"),
+        expired_grace_days=settings.expired_identity_grace,
+    )
+    if settings.cert_header is not None:
+        return HeaderIdentity(settings.cert_header, chains)
+    return SignatureIdentity(SignatureVerifier(), chains, offloader)
+
+
+def _certificates(path: Path | None, option: str) -> list[x509.Certificate]:
+    return [] if path is None else load_certificates(path, option)
+
+
+def _add_api(root: Resource, auth: BasicAuth, storage: SQLStorage, offloader: Offloader) -> None:
+    enqueuer = CommandEnqueuer(storage, UnavailablePusher())
+    v1 = Folder()
+    v1.putChild(b"enqueue", EnqueueEndpoint(auth, enqueuer, offloader))
+    root.putChild(b"v1", v1)

@@ -1,0 +1,247 @@
+"""
+The operators' API, over HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from nanomdm import __version__
+from tests import samples
+from tests.http.case import KEY, ServerCase, device
+
+NO_PUSH = "this server can not send pushes"
+
+
+class VersionTests(ServerCase):
+    """
+    C{/version}.
+    """
+
+    async def test_version(self) -> None:
+        self.serve()
+        answer = await self.request("GET", "/version")
+        self.assertOK(answer, b'{\n\t"version": "%s"\n}\n' % __version__.encode())
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+
+    async def test_apiOnly(self) -> None:
+        self.serve(disable_mdm=True, ca=None)
+        self.assertEqual((await self.request("GET", "/version")).code, 200)
+        self.assertEqual((await self.send(samples.authenticate())).code, 404)
+        self.assertEqual((await self.enqueue("D1")).code, 500)
+
+
+class AuthenticationTests(ServerCase):
+    """
+    HTTP Basic.
+    """
+
+    async def attempt(self, authorization: str | list[str] | None) -> int:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        answer = await self.request(
+            "PUT", "/v1/enqueue/D1?nopush=1", samples.command("C1"), headers
+        )
+        if answer.code == 401:
+            self.assertEqual(answer.body, b"Unauthorized\n")
+            self.assertEqual(answer.header("WWW-Authenticate"), 'Basic realm="nanomdm"')
+        return answer.code
+
+    def basic(self, user: str, key: str) -> str:
+        return "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()
+
+    async def test_key(self) -> None:
+        self.serve()
+        await self.enroll()
+        right = self.basic("nanomdm", KEY)
+        self.assertEqual(await self.attempt(right), 200)
+        self.assertEqual(await self.attempt(right.replace("Basic", "basic")), 200)
+        for wrong in (
+            None,
+            "",
+            "Basic",
+            "Basic ?",
+            right[:-4],
+            right.replace("Basic", "Bearer"),
+            self.basic("nanomdm", KEY + "x"),
+            self.basic("nanomdm", ""),
+            self.basic("admin", KEY),
+            [right, right],
+        ):
+            self.assertEqual(await self.attempt(wrong), 401, wrong)
+
+    async def test_keyOfOtherCharacters(self) -> None:
+        self.serve(api="schlüssel:✓")
+        await self.enroll()
+        self.assertEqual(await self.attempt(self.basic("nanomdm", "schlüssel:✓")), 200)
+
+    async def test_noAPI(self) -> None:
+        self.serve(api=None)
+        answer = await self.enqueue("D1")
+        self.assertEqual((answer.code, answer.body), (404, b"404 page not found\n"))
+
+    async def test_unknownPaths(self) -> None:
+        self.serve()
+        for path in ("/", "/v1", "/v1/", "/v2/enqueue/D1", "/mdm/x", "/version/", "//mdm"):
+            self.assertEqual((await self.api("GET", path)).code, 404, path)
+
+
+class EnqueueTests(ServerCase):
+    """
+    C{/v1/enqueue/<ids>}.
+    """
+
+    def setUp(self) -> None:
+        self.serve()
+
+    async def test_queued(self) -> None:
+        await self.enroll()
+        answer = await self.enqueue("D1")
+        self.assertOK(
+            answer,
+            b'{\n\t"no_push": true,\n\t"command_uuid": "C1",\n'
+            b'\t"request_type": "DeviceInformation"\n}\n',
+        )
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+
+    async def test_methods(self) -> None:
+        await self.enroll()
+        for method, code in (("PUT", 200), ("POST", 200), ("GET", 405), ("DELETE", 405)):
+            answer = await self.api(method, "/v1/enqueue/D1?nopush=1", samples.command("C1"))
+            self.assertEqual(answer.code, code)
+        self.assertEqual(answer.header("Allow"), "POST, PUT")
+
+    async def test_pushThatCanNotHappen(self) -> None:
+        await self.enroll()
+        answer = await self.enqueue("D1,nobody", query="")
+        self.assertEqual(answer.code, 500)
+        self.assertEqual(
+            answer.json,
+            {
+                "status": {
+                    "D1": {"push_error": NO_PUSH},
+                    "nobody": {"command_error": "unknown enrollment id"},
+                },
+                "command_uuid": "C1",
+                "request_type": "DeviceInformation",
+            },
+        )
+        self.assertOK(await self.report("Idle"), samples.command("C1"))
+
+    async def test_nopush(self) -> None:
+        await self.enroll()
+        for query, pushes in (
+            ("", True),
+            ("?nopush=", True),
+            ("?nopush=0", True),
+            ("?nopush=false", True),
+            ("?nopush=FALSE", True),
+            ("?nopush=1", False),
+            ("?nopush=true", False),
+            ("?nopush=yes", False),
+        ):
+            answer = await self.enqueue("D1", query=query)
+            self.assertEqual("status" in answer.json, pushes, query)
+            self.assertEqual(answer.json.get("no_push", False), not pushes, query)
+
+    async def test_someFail(self) -> None:
+        await self.enroll("D1", device(1))
+        await self.enroll("D2", device(2))
+        await self.send(samples.checkin("CheckOut", "D2"), identity=device(2))
+        answer = await self.enqueue("nobody,D1,D2,nobody,D1")
+        self.assertEqual(answer.code, 207)
+        self.assertEqual(
+            answer.json["status"],
+            {
+                "D2": {"command_error": "enrollment is disabled"},
+                "nobody": {"command_error": "unknown enrollment id"},
+            },
+        )
+        self.assertEqual(await self.query("SELECT id FROM enrollment_queue"), [("D1",)])
+
+    async def test_allFail(self) -> None:
+        answer = await self.enqueue("nobody,nobody")
+        self.assertEqual(answer.code, 500)
+        self.assertEqual(
+            answer.json["status"], {"nobody": {"command_error": "unknown enrollment id"}}
+        )
+
+    async def test_escapedIds(self) -> None:
+        await self.enroll()
+        shared = {"UserID": "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"}
+        for name in ("jo@example.com", "a/b c", "ü"):
+            self.assertOK(await self.send(samples.token_update(**shared, UserShortName=name)))
+        for number, path in enumerate(
+            (
+                "D1:jo@example.com",
+                "D1%3Ajo%40example.com",
+                "D1,D1:jo@example.com",
+                "D1%2CD1:jo%40example.com",
+                "D1:a/b%20c",
+                "D1:a%2Fb%20c",
+                "D1:%C3%BC",
+            )
+        ):
+            answer = await self.enqueue(path, f"C{number}")
+            self.assertEqual(answer.code, 200, answer.body)
+
+    async def test_badIds(self) -> None:
+        for path in ("", ",", ",,", "%FF"):
+            answer = await self.enqueue(path)
+            self.assertEqual(answer.code, 400, path)
+            self.assertIn("ids", answer.json["command_error"])
+        self.assertEqual((await self.api("PUT", "/v1/enqueue", b"")).code, 400)
+
+    async def test_badCommands(self) -> None:
+        await self.enroll()
+        for body, reason in (
+            (b"", "the command is empty"),
+            (b"garbage", "not an XML property list"),
+            (samples.command(""), "CommandUUID is missing or empty"),
+            (samples.command("C" * 128), "CommandUUID is longer than 127"),
+            (samples.plist(CommandUUID="C1"), "Command is missing"),
+            (samples.plist(CommandUUID="C1", Command={}), "RequestType is missing"),
+            (samples.command("C1")[:-20], "not well-formed XML"),
+        ):
+            answer = await self.api("PUT", "/v1/enqueue/D1?nopush=1", body)
+            self.assertEqual(answer.code, 400)
+            self.assertEqual(list(answer.json), ["command_error"])
+            self.assertIn(reason, answer.json["command_error"])
+        self.assertEqual(await self.query("SELECT * FROM commands"), [])
+
+    async def test_safeRetry(self) -> None:
+        await self.enroll("D1", device(1))
+        await self.enroll("D2", device(2))
+        self.assertEqual((await self.enqueue("D1")).code, 200)
+        await self.report("Acknowledged", "C1")
+        self.assertEqual((await self.enqueue("D1,D2")).code, 200)
+        self.assertOK(await self.report("Idle"))
+        self.assertOK(
+            await self.report("Idle", udid="D2", identity=device(2)), samples.command("C1")
+        )
+
+    async def test_conflict(self) -> None:
+        await self.enroll()
+        await self.enqueue("D1")
+        answer = await self.api(
+            "PUT", "/v1/enqueue/D1?nopush=1", samples.command("C1", "SecurityInfo")
+        )
+        self.assertEqual(answer.code, 409)
+        self.assertIn("C1 exists already", answer.json["command_error"])
+        self.assertOK(await self.report("Idle"), samples.command("C1"))
+
+    async def test_longIdList(self) -> None:
+        await self.enroll()
+        ids = ",".join(f"{number:036}" for number in range(20_000))
+        answer = await self.enqueue(f"D1,{ids}")
+        self.assertEqual(answer.code, 207)
+        self.assertEqual(len(answer.json["status"]), 20_000)
+
+    async def test_largeCommand(self) -> None:
+        await self.enroll()
+        command = samples.command("C1", "InstallProfile", Payload=b"x" * (2 << 20))
+        self.assertEqual((await self.api("PUT", "/v1/enqueue/D1?nopush=1", command)).code, 200)
+        self.assertOK(await self.report("Idle"), command)
+
+    async def test_goLikeJSON(self) -> None:
+        answer = await self.enqueue("%3Ca%26b%3E%C3%BC")
+        self.assertIn(r'"\u003ca\u0026b\u003e'.encode() + "ü".encode(), answer.body)
