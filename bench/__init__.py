@@ -1,0 +1,3 @@
+"""
+What the server costs: run C{python -m bench}.
+"""
