@@ -1,0 +1,253 @@
+"""
+A throwaway certification authority, and the device identities that it issues.
+
+For tests, demonstrations and load only: the CA's key lies unencrypted on disk,
+and nobody is asked who wants a certificate.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+_CA_DAYS = 3650
+_BACKDATED = timedelta(hours=1)
+
+
+@frozen
+class DeviceIdentity:
+    """
+    A private key and the certificate that a CA issued for it.
+
+    @ivar key: the private key.
+    @ivar certificate: the certificate.
+    """
+
+    key: PrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def der(self) -> bytes:
+        """
+        The certificate's DER.
+        """
+        return self.certificate.public_bytes(Encoding.DER)
+
+    @property
+    def pem(self) -> bytes:
+        """
+        The certificate as PEM.
+        """
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+@frozen
+class ThrowawayCA:
+    """
+    A CA, root or intermediate, that signs with SHA-256.
+
+    @ivar key: the CA's private key.
+    @ivar certificate: the CA's own certificate.
+    """
+
+    key: PrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def create(
+        cls,
+        common_name: str = "Throwaway Device CA",
+        *,
+        key: PrivateKey | None = None,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> ThrowawayCA:
+        """
+        A new self-signed root.
+
+        @param common_name: the subject's common name.
+        @param key: the CA's key; a new RSA-2048 key by default.
+        @param not_before: start of validity, an hour ago by default.
+        @param not_after: end of validity, in ten years by default.
+        """
+        key = key or new_rsa_key()
+        name = _name(common_name)
+        builder = _ca_builder(name, key, *_validity(_CA_DAYS, not_before, not_after))
+        return cls(key, builder.issuer_name(name).sign(key, hashes.SHA256()))
+
+    @classmethod
+    def load_or_create(cls, directory: Path) -> ThrowawayCA:
+        """
+        The CA kept in C{ca.pem} and C{ca.key} of a directory; both are made
+        when C{ca.pem} is not there yet.
+
+        The certificate is put in place last and in one step, so that an
+        interrupted creation is simply done again.
+
+        @param directory: where the files are; it is created when missing.
+        @raise OSError: the files can not be read or written.
+        @raise ValueError: the files hold no certificate or no key.
+        """
+        pem, key = directory / "ca.pem", directory / "ca.key"
+        if pem.exists():
+            return cls(_load_key(key), x509.load_pem_x509_certificate(pem.read_bytes()))
+        directory.mkdir(parents=True, exist_ok=True)
+        ca = cls.create()
+        key.unlink(missing_ok=True)
+        _write_private(key, ca.key)
+        unfinished = directory / "ca.pem.new"
+        unfinished.write_bytes(ca.pem)
+        unfinished.replace(pem)
+        return ca
+
+    @property
+    def pem(self) -> bytes:
+        """
+        The CA's certificate as PEM, as C{--ca} and C{--intermediate} read it.
+        """
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def intermediate(
+        self,
+        name: str,
+        *,
+        key: PrivateKey | None = None,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> ThrowawayCA:
+        """
+        A new CA whose certificate this one signed.
+
+        @param name: the new CA's common name.
+        @param key: the new CA's key; a new RSA-2048 key by default.
+        @param not_before: start of validity, an hour ago by default.
+        @param not_after: end of validity, in ten years by default.
+        """
+        key = key or new_rsa_key()
+        builder = _ca_builder(_name(name), key, *_validity(_CA_DAYS, not_before, not_after))
+        return ThrowawayCA(key, self._sign(builder))
+
+    def issue(
+        self,
+        common_name: str = "",
+        *,
+        key: PrivateKey | None = None,
+        days: float = 365,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+        client_auth: bool | None = True,
+    ) -> DeviceIdentity:
+        """
+        A device identity of the shape SCEP servers hand to real devices: an
+        empty subject, no alternative name, C{digitalSignature} and
+        C{clientAuth}.
+
+        @param common_name: the subject's common name; an empty subject when
+            empty.
+        @param key: the device's key; a new RSA-2048 key by default.
+        @param days: length of validity in days from now, unless C{not_after}
+            is given.
+        @param not_before: start of validity, an hour ago by default.
+        @param not_after: end of validity.
+        @param client_auth: L{True} for an extended key usage of clientAuth,
+            L{False} for one of serverAuth, L{None} for none.
+        """
+        key = key or new_rsa_key()
+        builder = _builder(_name(common_name), key, *_validity(days, not_before, not_after))
+        builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
+        if client_auth is not None:
+            usage = ExtendedKeyUsageOID
+            purpose = usage.CLIENT_AUTH if client_auth else usage.SERVER_AUTH
+            builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        return DeviceIdentity(key, self._sign(builder))
+
+    def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
+        builder = builder.issuer_name(self.certificate.subject)
+        return builder.add_extension(authority, critical=False).sign(self.key, hashes.SHA256())
+
+
+def new_rsa_key() -> rsa.RSAPrivateKey:
+    """
+    A new RSA-2048 key.  Making one costs tens of milliseconds and more, so
+    tests and load share a few of them between many identities.
+    """
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _name(common_name: str) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    return x509.Name(attributes)
+
+
+def _validity(
+    days: float, not_before: datetime | None, not_after: datetime | None
+) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    return not_before or now - _BACKDATED, not_after or now + timedelta(days=days)
+
+
+def _builder(
+    name: x509.Name, key: PrivateKey, not_before: datetime, not_after: datetime
+) -> x509.CertificateBuilder:
+    public = key.public_key()
+    builder = x509.CertificateBuilder(
+        subject_name=name,
+        public_key=public,
+        serial_number=x509.random_serial_number(),
+        not_valid_before=not_before,
+        not_valid_after=not_after,
+    )
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+
+
+def _ca_builder(
+    name: x509.Name, key: PrivateKey, not_before: datetime, not_after: datetime
+) -> x509.CertificateBuilder:
+    builder = _builder(name, key, not_before, not_after)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.add_extension(_key_usage(sign_certificates=True), critical=True)
+
+
+def _key_usage(digital_signature: bool = False, sign_certificates: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write_private(path: Path, key: PrivateKey) -> None:
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+def _load_key(path: Path) -> PrivateKey:
+    key = load_pem_private_key(path.read_bytes(), None)
+    if isinstance(key, PrivateKey):
+        return key
+    raise ValueError(f"{path} holds a key that is neither RSA nor EC")
