@@ -30,7 +30,7 @@ def listening(port):
     print(port.getHost().port, flush=True)
 
 
-endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(
-    Site(Empty())
-).addCallbacks(listening, lambda failure: sys.exit(str(failure)))
+endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(Site(Empty())).addCallbacks(
+    listening, lambda failure: sys.exit(str(failure))
+)
 reactor.run()

@@ -4,6 +4,7 @@ The daemon's life: listen, serve, drain, close.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from twisted.application.service import Service
@@ -13,10 +14,10 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .config import refuse
-from .errors import ConfigError
-from .http.site import Site
-from .interfaces import IStorage
+from nanomdm.config import refuse
+from nanomdm.errors import ConfigError
+from nanomdm.http.site import Site
+from nanomdm.interfaces import IStorage
 
 #: Seconds that requests under way get to end after SIGTERM.
 DRAIN_DEADLINE: Final = 30.0
@@ -44,9 +45,16 @@ class Daemon(Service):
     def privilegedStartService(self) -> None:
         """
         Listen while the process may still open privileged ports.
+
+        @raise SystemExit: that is not possible; one line says why.
         """
         super().privilegedStartService()
-        self._endpoint.listen(self._site).addCallbacks(self._listening, self._not_listening)
+        failures: list[Failure] = []
+        # Server endpoints know at once whether they can listen, and an exit that
+        # a Deferred caught would be lost.
+        self._endpoint.listen(self._site).addCallbacks(self._listening, failures.append)
+        if failures:
+            self._refuse(failures[0])
 
     def startService(self) -> None:
         """
@@ -76,11 +84,12 @@ class Daemon(Service):
         self._port = port
         self._log.info("listening", address=_show(port.getHost()))
 
-    def _not_listening(self, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, CannotListenError):
+    def _refuse(self, failure: Failure) -> None:
+        if not failure.check(CannotListenError, OSError):
             failure.raiseException()
-        reason = getattr(error, "socketError", error)
+        reason = getattr(failure.value, "socketError", failure.value)
+        # twistd has put its log in the place where an exit says why.
+        sys.stderr = sys.__stderr__
         refuse(ConfigError(f"--listen: {self._description}: {reason}"))
 
 

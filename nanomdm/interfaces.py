@@ -13,9 +13,9 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from .mdm.checkin import Authenticate, GetToken, TokenUpdate, UserAuthenticate
-from .mdm.command import Command, CommandReport
-from .mdm.enrollment import Enrollment
+from nanomdm.mdm.checkin import Authenticate, GetToken, TokenUpdate, UserAuthenticate
+from nanomdm.mdm.command import Command, CommandReport
+from nanomdm.mdm.enrollment import Enrollment
 
 
 @frozen

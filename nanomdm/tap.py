@@ -12,22 +12,23 @@ from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
 from twisted.web.resource import Resource
 
-from .config import Options, Settings, refuse
-from .crypto.chain import ChainVerifier, load_certificates
-from .crypto.cms import SignatureVerifier
-from .daemon import Daemon
-from .errors import ConfigError
-from .http.api import BasicAuth, EnqueueEndpoint, VersionEndpoint
-from .http.device import DeviceEndpoint
-from .http.endpoint import Folder
-from .http.identity import HeaderIdentity, IdentitySource, SignatureIdentity
-from .http.offload import Offloader
-from .http.site import Site
-from .service.association import CertificateAssociation
-from .service.core import MDMService
-from .service.enqueue import CommandEnqueuer, UnavailablePusher
-from .storage.sql import SQLStorage, open_sqlite
-from .storage.sqlite import prepare
+from nanomdm.config import Options, Settings, refuse
+from nanomdm.crypto.chain import ChainVerifier, load_certificates
+from nanomdm.crypto.cms import SignatureVerifier
+from nanomdm.daemon import Daemon
+from nanomdm.errors import ConfigError
+from nanomdm.http.api import BasicAuth, EnqueueEndpoint, VersionEndpoint
+from nanomdm.http.device import DeviceEndpoint
+from nanomdm.http.endpoint import Folder
+from nanomdm.http.identity import HeaderIdentity, IdentitySource, SignatureIdentity
+from nanomdm.http.offload import Offloader
+from nanomdm.http.site import Site
+from nanomdm.listen import endpoint_description
+from nanomdm.service.association import CertificateAssociation
+from nanomdm.service.core import MDMService
+from nanomdm.service.enqueue import CommandEnqueuer, UnavailablePusher
+from nanomdm.storage.sql import SQLStorage, open_sqlite
+from nanomdm.storage.sqlite import prepare
 
 __all__ = ["Options", "makeService"]
 
@@ -62,7 +63,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
         _add_device_endpoints(root, settings, storage, offloader, reactor)
     if settings.api is not None:
         _add_api(root, BasicAuth(settings.api), storage, offloader)
-    endpoint = serverFromString(reactor, settings.listen)
+    endpoint = serverFromString(reactor, endpoint_description(settings.listen))
     site = Site(root, reactor, settings.max_body_size)
     return Daemon(endpoint, settings.listen, site, storage)
 

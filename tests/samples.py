@@ -76,3 +76,10 @@ def install_mdm_profile(uuid: str) -> bytes:
     """
     payload = plist(PayloadContent=[{"PayloadType": "com.apple.mdm"}])
     return command(uuid, "InstallProfile", Payload=payload)
+
+
+def uuid_of(raw: bytes) -> str:
+    """
+    A command's UUID.
+    """
+    return plistlib.loads(raw)["CommandUUID"]

@@ -9,14 +9,14 @@ import binascii
 import hmac
 from typing import Final
 
-from .. import __version__
-from ..errors import MessageError, NanoMDMError
-from ..mdm.command import parse_command
-from ..service.enqueue import APIResult, CommandEnqueuer
-from .endpoint import Endpoint, refusal
-from .offload import Offloader
-from .response import Response, json_response, text
-from .site import Request
+from nanomdm import __version__
+from nanomdm.errors import MessageError, NanoMDMError
+from nanomdm.http.endpoint import Endpoint, refusal
+from nanomdm.http.offload import Offloader
+from nanomdm.http.response import Response, json_response, text
+from nanomdm.http.site import Request
+from nanomdm.mdm.command import parse_command
+from nanomdm.service.enqueue import APIResult, CommandEnqueuer
 
 _USER: Final = b"nanomdm"
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})

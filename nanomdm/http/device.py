@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..crypto.identity import Identity
-from ..errors import MessageError
-from ..mdm.checkin import parse_checkin
-from ..mdm.command import parse_report
-from ..service.core import MDMService
-from .endpoint import Endpoint
-from .identity import IdentitySource
-from .offload import Offloader
-from .response import Response
-from .site import Request
+from nanomdm.crypto.identity import Identity
+from nanomdm.errors import MessageError
+from nanomdm.http.endpoint import Endpoint
+from nanomdm.http.identity import IdentitySource
+from nanomdm.http.offload import Offloader
+from nanomdm.http.response import Response
+from nanomdm.http.site import Request
+from nanomdm.mdm.checkin import parse_checkin
+from nanomdm.mdm.command import parse_report
+from nanomdm.service.core import MDMService
 
 _CHECKIN_TYPE: Final = b"application/x-apple-aspen-mdm-checkin"
 

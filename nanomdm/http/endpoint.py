@@ -14,10 +14,17 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ..errors import Gone, IdentityError, MessageError, NanoMDMError, NotEnrolled, Overloaded
-from ..errors import TooLarge
-from .response import Response, text
-from .site import Request
+from nanomdm.errors import (
+    Gone,
+    IdentityError,
+    MessageError,
+    NanoMDMError,
+    NotEnrolled,
+    Overloaded,
+    TooLarge,
+)
+from nanomdm.http.response import Response, text
+from nanomdm.http.site import Request
 
 _log: Final = Logger(namespace="nanomdm.http")
 
@@ -68,7 +75,7 @@ class Endpoint(Resource):
         except NanoMDMError as error:
             request.notes["error"] = str(error)
             response = self.refusal(error)
-        except Exception:  # noqa: BLE001
+        except Exception:
             _log.failure("unexpected error", trace_id=request.trace_id)
             response = SERVER_ERROR
         finally:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..crypto.chain import ChainVerifier
-from ..crypto.cms import SignatureVerifier
-from ..crypto.header import certificate_from_header
-from ..crypto.identity import Identity
-from ..errors import BadSignature, UntrustedCertificate
-from .offload import Offloader
-from .site import Request
+from nanomdm.crypto.chain import ChainVerifier
+from nanomdm.crypto.cms import SignatureVerifier
+from nanomdm.crypto.header import certificate_from_header
+from nanomdm.crypto.identity import Identity
+from nanomdm.errors import BadSignature, UntrustedCertificate
+from nanomdm.http.offload import Offloader
+from nanomdm.http.site import Request
 
 
 class IdentitySource(Protocol):

@@ -13,10 +13,10 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ..errors import MessageError
-from .enrollment import MAX_ID, Enrollment, enrollment_of
-from .fields import optional_data, optional_string, string
-from .plist import Dictionary, parse
+from nanomdm.errors import MessageError
+from nanomdm.mdm.enrollment import MAX_ID, Enrollment, enrollment_of
+from nanomdm.mdm.fields import optional_data, optional_string, string
+from nanomdm.mdm.plist import Dictionary, parse
 
 
 @frozen

@@ -10,10 +10,10 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ..errors import MessageError
-from .enrollment import Enrollment, enrollment_of
-from .fields import optional_string, string
-from .plist import Dictionary, parse
+from nanomdm.errors import MessageError
+from nanomdm.mdm.enrollment import Enrollment, enrollment_of
+from nanomdm.mdm.fields import optional_string, string
+from nanomdm.mdm.plist import Dictionary, parse
 
 #: The device has nothing to report and asks for work.
 IDLE: Final = "Idle"

@@ -9,9 +9,9 @@ from typing import Final
 
 from attrs import frozen
 
-from ..errors import MessageError
-from .fields import optional_string, string
-from .plist import Dictionary
+from nanomdm.errors import MessageError
+from nanomdm.mdm.fields import optional_string, string
+from nanomdm.mdm.plist import Dictionary
 
 #: Width of every id column.
 MAX_ID: Final = 255

@@ -4,8 +4,8 @@ Typed access to the keys of a message.
 
 from __future__ import annotations
 
-from ..errors import MessageError
-from .plist import Dictionary
+from nanomdm.errors import MessageError
+from nanomdm.mdm.plist import Dictionary
 
 
 def optional_string(message: Dictionary, key: str, limit: int | None = None) -> str | None:

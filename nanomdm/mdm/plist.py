@@ -16,15 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Union
 from xml.parsers import expat
 
-from ..errors import MessageError
+from nanomdm.errors import MessageError
 
 #: Nesting that no message of a real device comes near.
 MAX_DEPTH: Final = 64
 
 _CONTAINERS: Final = frozenset({"dict", "array"})
-_ELEMENTS: Final = _CONTAINERS | {
-    *("plist", "key", "string", "data", "integer", "real", "date", "true", "false")
-}
+_LEAVES: Final = frozenset({"key", "string", "data", "integer", "real", "date", "true", "false"})
 _INTEGER: Final = re.compile(r"[+-]?\d{1,20}")
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -48,8 +46,8 @@ def parse(body: bytes, keep: int = MAX_DEPTH) -> Dictionary:
     """
     Read an XML property list whose outermost value is a dictionary.
 
-    Document type declarations are accepted (Apple's devices send one), entity
-    declarations and binary property lists are not.
+    A reference to a document type is accepted (Apple's devices send one);
+    declarations in it and binary property lists are not.
 
     @param body: UTF-8 XML that begins with C{<?xml}, as the database's columns
         demand it.
@@ -84,37 +82,37 @@ class _Reader:
         self._keys: list[str | None] = []
         self._leaf: str | None = None
         self._text: list[str] = []
-        self._skipped = 0
+        self._depth = 0
         # The declared encoding is ignored: what is stored as text must be UTF-8.
         self.parser = expat.ParserCreate("UTF-8")
         self.parser.buffer_text = True
         self.parser.buffer_size = 1 << 16
-        self.parser.EntityDeclHandler = _refuse_entity
+        self.parser.StartDoctypeDeclHandler = _refuse_declarations
         self.parser.SkippedEntityHandler = _refuse_entity
-        self.parser.StartElementHandler = self._start
+        self.parser.StartElementHandler = self._start_root
         self.parser.EndElementHandler = self._end
 
+    def _start_root(self, name: str, attributes: Mapping[str, str]) -> None:
+        self.parser.StartElementHandler = self._start
+        if name != "plist":
+            self._start(name, attributes)
+
     def _start(self, name: str, attributes: Mapping[str, str]) -> None:
-        if name not in _ELEMENTS:
-            raise MessageError(f"<{name[:32]}> is not an element of a property list")
         if self._leaf is not None:
-            raise MessageError(f"<{name}> inside <{self._leaf}>")
-        if name == "plist":
-            if self._stack or self.root is not None:
-                raise MessageError("<plist> inside a property list")
-        elif name in _CONTAINERS:
+            raise MessageError(f"<{name[:32]}> inside <{self._leaf}>")
+        if name in _CONTAINERS:
             self._open({} if name == "dict" else [])
-        else:
+        elif name in _LEAVES:
             self._leaf = name
             self._text = []
             self.parser.CharacterDataHandler = self._text.append
+        else:
+            raise MessageError(f"<{name[:32]}> has no place in a property list")
 
     def _open(self, container: Dictionary | list[Value]) -> None:
-        if len(self._stack) >= MAX_DEPTH:
-            raise MessageError(f"nested deeper than {MAX_DEPTH} levels")
-        if len(self._stack) >= self._keep:
+        self._deepen()
+        if self._depth > self._keep:
             self._place(NESTED)
-            self._skipped = 1
             self.parser.StartElementHandler = self._skip_start
             self.parser.EndElementHandler = self._skip_end
             return
@@ -122,16 +120,27 @@ class _Reader:
         self._stack.append(container)
         self._keys.append(None)
 
-    def _skip_start(self, name: str, attributes: Mapping[str, str]) -> None:
-        if name not in _ELEMENTS:
-            raise MessageError(f"<{name[:32]}> is not an element of a property list")
-        self._skipped += 1
-        if self._skipped > MAX_DEPTH:
+    def _deepen(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
             raise MessageError(f"nested deeper than {MAX_DEPTH} levels")
 
+    def _skip_start(self, name: str, attributes: Mapping[str, str]) -> None:
+        if self._leaf is not None:
+            raise MessageError(f"<{name[:32]}> inside <{self._leaf}>")
+        if name in _LEAVES:
+            self._leaf = name
+        elif name in _CONTAINERS:
+            self._deepen()
+        else:
+            raise MessageError(f"<{name[:32]}> has no place in a property list")
+
     def _skip_end(self, name: str) -> None:
-        self._skipped -= 1
-        if not self._skipped:
+        if self._leaf is not None:
+            self._leaf = None
+            return
+        self._depth -= 1
+        if self._depth == self._keep:
             self.parser.StartElementHandler = self._start
             self.parser.EndElementHandler = self._end
 
@@ -149,6 +158,7 @@ class _Reader:
                 raise MessageError(f"key {_show(self._keys[-1])} has no value")
             self._stack.pop()
             self._keys.pop()
+            self._depth -= 1
 
     def _set_key(self, key: str) -> None:
         if not self._stack or not isinstance(self._stack[-1], dict):
@@ -176,8 +186,14 @@ class _Reader:
         self._keys[-1] = None
 
 
-def _refuse_entity(*declaration: Any) -> None:
-    raise MessageError("entity declarations are not accepted")
+def _refuse_declarations(name: str, system: Any, public: Any, has_declarations: int) -> None:
+    # Entities and default attributes are the ways to make a small document huge.
+    if has_declarations:
+        raise MessageError("entity and other declarations are not accepted")
+
+
+def _refuse_entity(name: str, is_parameter: int) -> None:
+    raise MessageError(f"entity {_show(name)} is not known")
 
 
 def _show(key: str | None) -> str:

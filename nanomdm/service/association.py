@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..cache import LRUCache
-from ..crypto.identity import Identity
-from ..errors import AssociationRefused
-from ..interfaces import AssociationFacts, IAssociationStore
-from ..mdm.enrollment import Enrollment
+from nanomdm.cache import LRUCache
+from nanomdm.crypto.identity import Identity
+from nanomdm.errors import AssociationRefused
+from nanomdm.interfaces import AssociationFacts, IAssociationStore
+from nanomdm.mdm.enrollment import Enrollment
 
 _CACHED_IDS: Final = 100_000
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from ..crypto.identity import Identity
-from ..errors import Gone, MessageError, NotConfigured
-from ..interfaces import IStorage, ITokenHandler
-from ..mdm import checkin
-from ..mdm.checkin import CheckinMessage
-from ..mdm.command import IDLE, CommandReport, installs_mdm_profile
-from .association import CertificateAssociation
+from nanomdm.crypto.identity import Identity
+from nanomdm.errors import Gone, MessageError, NotConfigured
+from nanomdm.interfaces import IStorage, ITokenHandler
+from nanomdm.mdm import checkin
+from nanomdm.mdm.checkin import CheckinMessage
+from nanomdm.mdm.command import IDLE, CommandReport, installs_mdm_profile
+from nanomdm.service.association import CertificateAssociation
 
 #: The service whose tokens are made for one watch, which the parameters name
 #: (Apple, "GetTokenRequest").

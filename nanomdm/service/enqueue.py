@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ..errors import CommandConflict
-from ..interfaces import ICommandStore, IPusher, PushResult
-from ..mdm.command import Command
+from nanomdm.errors import CommandConflict
+from nanomdm.interfaces import ICommandStore, IPusher, PushResult
+from nanomdm.mdm.command import Command
 
 
 @define

@@ -15,7 +15,7 @@ from xml.parsers.expat import ExpatError
 from asn1crypto import cms
 from attrs import Factory, define, frozen
 
-from ..errors import MessageError, NanoMDMError
+from nanomdm.errors import MessageError, NanoMDMError
 
 Dictionary = dict[str, Any]
 

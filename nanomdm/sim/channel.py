@@ -14,9 +14,9 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-from . import answers
-from .answers import Command, Dictionary, Inventory, parse_command
-from .ca import DeviceIdentity
+from nanomdm.sim import answers
+from nanomdm.sim.answers import Command, Dictionary, Inventory, parse_command
+from nanomdm.sim.ca import DeviceIdentity
 
 
 @frozen

@@ -19,11 +19,11 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 
-from ..errors import NanoMDMError
-from .answers import parse_command
-from .channel import Channel
-from .device import SimulatedDevice
-from .signing import sign_like_device, sign_modern
+from nanomdm.errors import NanoMDMError
+from nanomdm.sim.answers import parse_command
+from nanomdm.sim.channel import Channel
+from nanomdm.sim.device import SimulatedDevice
+from nanomdm.sim.signing import sign_like_device, sign_modern
 
 T = TypeVar("T")
 

@@ -25,11 +25,11 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 
-from ..errors import NanoMDMError
-from .client import DeviceClient, Exchange, SimulationError, fetch
-from .demo_daemon import DaemonProcess, start_daemon
-from .demo_directory import DemoDirectory
-from .demo_terminal import Terminal, is_quiet
+from nanomdm.errors import NanoMDMError
+from nanomdm.sim.client import DeviceClient, Exchange, SimulationError, fetch
+from nanomdm.sim.demo_daemon import DaemonProcess, start_daemon
+from nanomdm.sim.demo_directory import DemoDirectory
+from nanomdm.sim.demo_terminal import Terminal, is_quiet
 
 HOST: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65535

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from .ca import DeviceIdentity, PrivateKey, ThrowawayCA
-from .device import SimulatedDevice
+from nanomdm.sim.ca import DeviceIdentity, PrivateKey, ThrowawayCA
+from nanomdm.sim.device import SimulatedDevice
 
 _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "DeviceInformation": {"Queries": ["DeviceName", "OSVersion", "SerialNumber"]},

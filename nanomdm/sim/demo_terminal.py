@@ -10,8 +10,8 @@ from typing import Any, Final, TextIO
 
 from twisted.web.http import OK
 
-from .answers import parse_command
-from .client import Exchange
+from nanomdm.sim.answers import parse_command
+from nanomdm.sim.client import Exchange
 
 _BOLD: Final = "1"
 _GREEN: Final = "32"

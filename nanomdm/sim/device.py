@@ -10,10 +10,10 @@ from uuid import UUID
 
 from attrs import define
 
-from .answers import Dictionary, Inventory
-from .ca import DeviceIdentity
-from .channel import Channel
-from .hardware import IPAD, MAC, Hardware
+from nanomdm.sim.answers import Dictionary, Inventory
+from nanomdm.sim.ca import DeviceIdentity
+from nanomdm.sim.channel import Channel
+from nanomdm.sim.hardware import IPAD, MAC, Hardware
 
 DEFAULT_TOPIC: Final = "com.apple.mgmt.External.6b2d3b1c-53a4-4b0e-9a55-2f0b7d1c8e10"
 

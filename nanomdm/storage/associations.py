@@ -12,8 +12,8 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from ..interfaces import AssociationFacts
-from .batcher import Transaction
+from nanomdm.interfaces import AssociationFacts
+from nanomdm.storage.batcher import Transaction
 
 _OWN: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 = ?"
 _SUPERSEDED_FOR: Final = """

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..errors import Overloaded, StorageUnavailable
+from nanomdm.errors import Overloaded, StorageUnavailable
 
 _log = Logger()
 
@@ -122,7 +122,7 @@ class Batcher:
             failure = Failure()
             for call in batch:
                 call.result.errback(failure)
-        except Exception:  # noqa: BLE001
+        except Exception:
             await self._fail(batch, Failure())
         else:
             for call, result in zip(batch, results, strict=True):

@@ -13,10 +13,10 @@ from typing import Final
 
 from attrs import frozen
 
-from ..errors import CommandConflict
-from ..interfaces import ReportOutcome
-from ..mdm.command import NOT_NOW, Command, CommandReport
-from .batcher import Transaction
+from nanomdm.errors import CommandConflict
+from nanomdm.interfaces import ReportOutcome
+from nanomdm.mdm.command import NOT_NOW, Command, CommandReport
+from nanomdm.storage.batcher import Transaction
 
 #: Ids in one statement: far below every engine's limit on placeholders.
 _CHUNK: Final = 500

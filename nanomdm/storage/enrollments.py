@@ -9,10 +9,10 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ..errors import NotEnrolled
-from ..mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
-from ..mdm.enrollment import Enrollment
-from .batcher import Transaction
+from nanomdm.errors import NotEnrolled
+from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
+from nanomdm.mdm.enrollment import Enrollment
+from nanomdm.storage.batcher import Transaction
 
 _AUTHENTICATE: Final = """
     INSERT INTO devices (id, identity_cert, serial_number, authenticate, authenticate_at)

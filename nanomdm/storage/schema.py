@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from ..errors import ConfigError
+from nanomdm.errors import ConfigError
 
 _NOW: Final = "(strftime('%Y-%m-%d %H:%M:%f', 'now'))"
 _TIMES: Final = f"""

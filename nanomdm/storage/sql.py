@@ -15,12 +15,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..interfaces import AssociationFacts, IStorage, ReportOutcome
-from ..mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
-from ..mdm.command import Command, CommandReport
-from ..mdm.enrollment import Enrollment
-from . import associations, commands, enrollments, tokens
-from .sqlite import SQLiteDatabase
+from nanomdm.interfaces import AssociationFacts, IStorage, ReportOutcome
+from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
+from nanomdm.mdm.command import Command, CommandReport
+from nanomdm.mdm.enrollment import Enrollment
+from nanomdm.storage import associations, commands, enrollments, tokens
+from nanomdm.storage.sqlite import SQLiteDatabase
 
 #: Seconds between two writes of C{last_seen_at}.
 _SEEN_INTERVAL = 1.0
@@ -119,7 +119,7 @@ class SQLStorage:
         ids, self._seen = self._seen, set()
         try:
             await self._write(enrollments.seen, sorted(ids))
-        except Exception:  # noqa: BLE001
+        except Exception:
             # Seen times are not worth failing for; the next write has them.
             self._seen |= ids
             self._log.failure("last seen times not written")

@@ -19,9 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 
-from ..errors import ConfigError, StorageError, StorageUnavailable, TooLarge
-from .batcher import Batcher, Transaction
-from .schema import migrate
+from nanomdm.errors import ConfigError, StorageError, StorageUnavailable, TooLarge
+from nanomdm.storage.batcher import Batcher, Transaction
+from nanomdm.storage.schema import migrate
 
 #: Seconds to wait for another process that has locked the file.
 _BUSY_TIMEOUT = 5

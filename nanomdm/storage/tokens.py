@@ -10,8 +10,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ..errors import NotEnrolled
-from .batcher import Transaction
+from nanomdm.errors import NotEnrolled
+from nanomdm.storage.batcher import Transaction
 
 _STORE: Final = """
     UPDATE devices SET bootstrap_token_b64 = ?, bootstrap_token_at = CURRENT_TIMESTAMP

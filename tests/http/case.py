@@ -143,7 +143,9 @@ class ServerCase(TestCase):
         }
         return await self.request("PUT", path, body, headers)
 
-    async def report(self, *args: Any, identity: DeviceIdentity | None = None, **more: Any) -> Answer:
+    async def report(
+        self, *args: Any, identity: DeviceIdentity | None = None, **more: Any
+    ) -> Answer:
         """
         Send a command report as a device.
         """

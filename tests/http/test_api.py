@@ -244,4 +244,4 @@ class EnqueueTests(ServerCase):
 
     async def test_goLikeJSON(self) -> None:
         answer = await self.enqueue("%3Ca%26b%3E%C3%BC")
-        self.assertIn(r'"\u003ca\u0026b\u003e'.encode() + "ü".encode(), answer.body)
+        self.assertIn(rb'"\u003ca\u0026b\u003e' + "ü".encode(), answer.body)

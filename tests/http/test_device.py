@@ -110,7 +110,9 @@ class CheckinTests(ServerCase):
     async def test_getToken(self) -> None:
         await self.enroll()
         for service in (None, "", "com.example.unknown", "com.apple.watch.pairing"):
-            self.assertRefused(await self.send(samples.checkin("GetToken", TokenServiceType=service)))
+            self.assertRefused(
+                await self.send(samples.checkin("GetToken", TokenServiceType=service))
+            )
 
     async def test_malformed(self) -> None:
         await self.enroll()

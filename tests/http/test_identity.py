@@ -275,9 +275,7 @@ class AssociationTests(ServerCase):
 
     async def test_oneNewCertificateTwoDevicesAtOnce(self) -> None:
         self.serve()
-        sent = [
-            Deferred.fromCoroutine(self.send(samples.authenticate(f"D{n}"))) for n in range(8)
-        ]
+        sent = [Deferred.fromCoroutine(self.send(samples.authenticate(f"D{n}"))) for n in range(8)]
         codes = [answer.code for answer in await gatherResults(sent)]
         self.assertEqual(sorted(codes), [200] + [400] * 7)
 

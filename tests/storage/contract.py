@@ -67,9 +67,7 @@ class StorageContract:
             await self.authenticate(udid)
             await self.token_update(udid)
 
-    def enqueue(
-        self, uuid: str, *ids: str, raw: bytes | None = None
-    ) -> Deferred[dict[str, str]]:
+    def enqueue(self, uuid: str, *ids: str, raw: bytes | None = None) -> Deferred[dict[str, str]]:
         command = parse_command(raw or samples.command(uuid))
         return self.storage.enqueue(command, ids or ("D1",))
 
@@ -120,9 +118,7 @@ class StorageContract:
             "SELECT id, device_id, user_id, type, topic, push_magic, token_hex, enabled,"
             " token_update_tally FROM enrollments"
         )
-        self.assertEqual(
-            row, ("D1", "D1", None, "Device", samples.TOPIC, "magic", "abcd", True, 1)
-        )
+        self.assertEqual(row, ("D1", "D1", None, "Device", samples.TOPIC, "magic", "abcd", True, 1))
 
     async def test_tokenUpdateNeedsAuthenticate(self) -> None:
         await self.assertFailure(self.token_update(), NotEnrolled)
@@ -330,9 +326,7 @@ class StorageContract:
 
     async def test_enqueueTellsBadIds(self) -> None:
         await self.enroll("D1", "D2")
-        await self.storage.disable(
-            parse_checkin(samples.checkin("CheckOut", "D2")).enrollment
-        )
+        await self.storage.disable(parse_checkin(samples.checkin("CheckOut", "D2")).enrollment)
         refused = await self.enqueue("C1", "D1", "D2", "nobody", "D1:nobody")
         self.assertEqual(
             refused,
@@ -391,7 +385,9 @@ class StorageContract:
         await self.enqueue("C1")
         for _ in range(2):
             self.assertIsNone(await self.report("Acknowledged", "C1"))
-        self.assertEqual(await self.query("SELECT status FROM command_results"), [("Acknowledged",)])
+        self.assertEqual(
+            await self.query("SELECT status FROM command_results"), [("Acknowledged",)]
+        )
 
     async def test_notNow(self) -> None:
         await self.enroll()
@@ -448,7 +444,9 @@ class StorageContract:
         await self.enqueue("C1")
         await self.enroll()
         self.assertIsNone(await self.report("Acknowledged", "C1"))
-        self.assertEqual(await self.query("SELECT status FROM command_results"), [("Acknowledged",)])
+        self.assertEqual(
+            await self.query("SELECT status FROM command_results"), [("Acknowledged",)]
+        )
 
     async def test_largeResult(self) -> None:
         await self.enroll()
@@ -462,7 +460,9 @@ class StorageContract:
         await self.enroll(*udids)
         for uuid in ("C1", "C2"):
             await self.enqueue(uuid, *udids)
-        answers = await gatherResults([Deferred.fromCoroutine(self.report("Acknowledged", "C1", udid)) for udid in udids])
+        answers = await gatherResults(
+            [Deferred.fromCoroutine(self.report("Acknowledged", "C1", udid)) for udid in udids]
+        )
         self.assertEqual(set(answers), {"C2"})
         self.assertEqual(await self.query("SELECT count(*) FROM command_results"), [(50,)])
 
@@ -512,8 +512,7 @@ class StorageContract:
         await self.associate("D1", HASH_A)
         await self.associate("D1", HASH_B)
         await self.query(
-            "UPDATE cert_auth_associations SET updated_at = '2026-01-01 00:00:00'"
-            " WHERE sha256 = ?",
+            "UPDATE cert_auth_associations SET updated_at = '2026-01-01 00:00:00' WHERE sha256 = ?",
             HASH_A,
         )
         # Not by the way, and not after its grace.
@@ -535,6 +534,4 @@ class StorageContract:
         ids: Sequence[str] = [f"D{n}" for n in range(20)]
         results = await gatherResults([self.associate(id, HASH_A) for id in ids])
         self.assertEqual([facts.inserted for facts in results].count(True), 1)
-        self.assertEqual(
-            await self.query("SELECT count(*) FROM cert_auth_associations"), [(1,)]
-        )
+        self.assertEqual(await self.query("SELECT count(*) FROM cert_auth_associations"), [(1,)])

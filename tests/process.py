@@ -1,0 +1,73 @@
+"""
+The daemon as a process of its own, as C{twistd} runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+_ROOT = Path(__file__).parent.parent
+_TWISTD = "from twisted.scripts.twistd import run; run()"
+_LISTENING = re.compile(rb'msg="listening" address=127\.0\.0\.1:(\d+)\n')
+
+
+class DaemonProcess(ProcessProtocol):
+    """
+    C{twistd -n nanomdm} with some options.
+
+    @ivar output: what it printed on standard output, its log.
+    @ivar errors: what it printed on standard error.
+    @ivar listening: fires with the port once it serves.
+    @ivar ended: fires with its exit status, or minus the signal that ended it.
+    """
+
+    transport: IProcessTransport
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        self.output = b""
+        self.errors = b""
+        self.listening: Deferred[int] = Deferred()
+        self.ended: Deferred[int] = Deferred()
+        arguments = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "nanomdm", *options]
+        inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        reactor.spawnProcess(
+            self,
+            sys.executable,
+            arguments,
+            env={**inherited, "PYTHONPATH": str(_ROOT), **environment},
+        )
+
+    def outReceived(self, data: bytes) -> None:
+        self.output += data
+        match = _LISTENING.search(self.output)
+        if match and not self.listening.called:
+            self.listening.callback(int(match[1]))
+
+    def errReceived(self, data: bytes) -> None:
+        self.errors += data
+
+    def processEnded(self, reason: Failure) -> None:
+        value = reason.value
+        status = value.exitCode if value.signal is None else -value.signal
+        if not self.listening.called:
+            self.listening.errback(RuntimeError(f"exit status {status}: {self.errors!r}"))
+        self.ended.callback(status)
+
+    def signal(self, number: signal.Signals) -> Deferred[int]:
+        """
+        Send a signal.
+
+        @return: L{ended}.
+        """
+        self.transport.signalProcess(number.value)
+        return self.ended

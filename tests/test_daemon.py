@@ -1,0 +1,305 @@
+"""
+The daemon as a real process: it starts, tells what is wrong, drains, and loses
+nothing that it answered for.
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import treq
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from nanomdm.sim.signing import sign_like_device
+from tests import samples
+from tests.http.case import CHECKIN, KEY, RESULT, ca, device
+from tests.http.test_site import Collecting
+from tests.process import DaemonProcess
+
+
+class DaemonCase(TestCase):
+    """
+    Starts daemons on one database file.
+    """
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.database = self.directory / "test.db"
+        (self.directory / "ca.pem").write_bytes(ca().pem)
+        self.pool = HTTPConnectionPool(reactor)
+        self.addCleanup(self.pool.closeCachedConnections)
+        self.http = treq.client.HTTPClient(Agent(reactor, pool=self.pool))
+
+    def start(self, *options: str) -> DaemonProcess:
+        daemon = DaemonProcess(
+            *("--listen", "tcp:0:interface=127.0.0.1"),
+            *("--ca", str(self.directory / "ca.pem")),
+            *("--storage-dsn", str(self.database)),
+            *options,
+            NANOMDM_API=KEY,
+        )
+
+        def stop() -> Deferred[int] | None:
+            return None if daemon.ended.called else daemon.signal(signal.SIGKILL)
+
+        self.addCleanup(stop)
+        return daemon
+
+    async def send(self, port: int, body: bytes, content_type: str, number: int = 1) -> bytes:
+        """
+        Send a message as a device.
+
+        @return: the body of the answer, which must be 200.
+        """
+        signature = sign_like_device(device(number), body).decode()
+        headers = {"Mdm-Signature": signature, "Content-Type": content_type}
+        return await self.expect(
+            self.http.put(f"http://127.0.0.1:{port}/mdm", body, headers=headers)
+        )
+
+    async def enroll(self, port: int, udid: str, number: int = 1) -> None:
+        for body in (samples.authenticate(udid), samples.token_update(udid)):
+            await self.send(port, body, CHECKIN, number)
+
+    async def enqueue(self, port: int, ids: str, uuid: str) -> bytes:
+        credentials = base64.b64encode(f"nanomdm:{KEY}".encode()).decode()
+        return await self.expect(
+            self.http.put(
+                f"http://127.0.0.1:{port}/v1/enqueue/{ids}?nopush=1",
+                samples.command(uuid),
+                headers={"Authorization": f"Basic {credentials}"},
+            )
+        )
+
+    async def expect(self, response: Deferred[Any]) -> bytes:
+        answer = await response
+        body = await answer.content()
+        self.assertEqual(answer.code, 200, body)
+        return body
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.database)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+
+class StartTests(DaemonCase):
+    """
+    Starting, and failing to.
+    """
+
+    async def assertDoesNotStart(self, line: str, *options: str) -> None:
+        daemon = self.start(*options)
+        daemon.listening.addErrback(lambda failure: None)
+        self.assertEqual(await daemon.ended, 1)
+        self.assertEqual(daemon.errors.decode(), f"twistd nanomdm: {line}\n")
+        self.assertNotIn(b"Traceback", daemon.output)
+
+    async def test_addressInUse(self) -> None:
+        port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(Factory())
+        self.addCleanup(port.stopListening)
+        number = port.getHost().port
+        daemon = DaemonProcess(
+            *("--listen", f"127.0.0.1:{number}", "--storage", "inmem"),
+            *("--ca", str(self.directory / "ca.pem")),
+        )
+        daemon.listening.addErrback(lambda failure: None)
+        self.assertEqual(await daemon.ended, 1)
+        self.assertRegex(
+            daemon.errors.decode(),
+            rf"^twistd nanomdm: --listen: .*{number}.*Address already in use\n$",
+        )
+
+    async def test_databaseOfANewerVersion(self) -> None:
+        connection = sqlite3.connect(self.database)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        await self.assertDoesNotStart(
+            f"--storage-dsn: {self.database}: the database has schema version 99,"
+            " made by a newer nanomdm; this one knows up to 1"
+        )
+
+    async def test_intermediateWithoutCertificate(self) -> None:
+        bad = self.directory / "bad.pem"
+        bad.write_text("nothing\n")
+        daemon = self.start("--intermediate", str(bad))
+        daemon.listening.addErrback(lambda failure: None)
+        self.assertEqual(await daemon.ended, 1)
+        self.assertRegex(
+            daemon.errors.decode(), rf"^twistd nanomdm: --intermediate: {bad}: [^\n]+\n$"
+        )
+
+    async def test_noSecretsInTheLog(self) -> None:
+        daemon = self.start("--debug")
+        port = await daemon.listening
+        await self.enroll(port, "D1")
+        await self.send(
+            port, samples.checkin("SetBootstrapToken", BootstrapToken=b"boot-secret"), CHECKIN
+        )
+        await self.enqueue(port, "D1", "C1")
+        self.assertEqual(await daemon.signal(signal.SIGTERM), -signal.SIGTERM)
+        self.assertIn(b"message_type=TokenUpdate", daemon.output)
+        self.assertIn(b"id=D1", daemon.output)
+        for secret in (KEY.encode(), b"magic", b"abcd", b"boot-secret", b"Ym9vdC1zZWNyZXQ"):
+            self.assertNotIn(secret, daemon.output + daemon.errors)
+
+
+class StopTests(DaemonCase):
+    """
+    Stopping.
+    """
+
+    async def test_drain(self) -> None:
+        """
+        SIGTERM while a request is arriving: it is answered, then the process
+        ends by itself, and last-seen times are written.
+        """
+        daemon = self.start()
+        port = await daemon.listening
+        await self.enroll(port, "D1")
+        body = samples.report("Idle", Padding="x" * 1000)
+        signature = sign_like_device(device(1), body)
+        head = (
+            b"PUT /mdm HTTP/1.1\r\nHost: a\r\nMdm-Signature: %s\r\nContent-Length: %d\r\n\r\n"
+            % (
+                signature,
+                len(body),
+            )
+        )
+        client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Collecting())
+        client.transport.write(head + body[:100])
+        await self.until(lambda: b"stopping" in daemon.output, self.ping(daemon, port))
+        client.transport.write(body[100:])
+        answer = await client.closed
+        self.assertTrue(answer.startswith(b"HTTP/1.1 200 OK\r\n"), answer)
+        self.assertIn(b"Connection: close\r\n", answer)
+        # twistd ends cleanly and then by the signal that it got.
+        self.assertEqual(await daemon.ended, -signal.SIGTERM)
+        self.assertIn(b'msg="stopped"', daemon.output)
+
+    async def ping(self, daemon: DaemonProcess, port: int) -> None:
+        """
+        Make sure that the daemon has read what was sent before, then stop it.
+        """
+        await self.expect(self.http.get(f"http://127.0.0.1:{port}/version"))
+        daemon.transport.signalProcess("TERM")
+
+    async def until(self, condition: Callable[[], bool], first: Awaitable[None]) -> None:
+        await first
+        while not condition():
+            await deferLater(reactor, 0.01)
+
+    async def test_seenIsWritten(self) -> None:
+        daemon = self.start()
+        port = await daemon.listening
+        await self.enroll(port, "D1")
+        connection = sqlite3.connect(self.database)
+        connection.execute("UPDATE enrollments SET last_seen_at = '2001-01-01 00:00:00'")
+        connection.commit()
+        connection.close()
+        await self.send(port, samples.report("Idle"), RESULT)
+        self.assertEqual(await daemon.signal(signal.SIGTERM), -signal.SIGTERM)
+        self.assertGreater(self.rows("SELECT last_seen_at FROM enrollments"), [("2026",)])
+
+
+class KillTests(DaemonCase):
+    """
+    C{kill -9} at any moment.
+    """
+
+    DEVICES = 8
+    ROUNDS = 4
+
+    async def test_nothingAcknowledgedIsLost(self) -> None:
+        """
+        Under load of enqueueing, answers and token updates: what a client or a
+        device was told had succeeded is there after the restart.
+        """
+        random = Random(1)
+        daemon = self.start()
+        port = await daemon.listening
+        for number in range(self.DEVICES):
+            await self.enroll(port, f"D{number}", number)
+        self.enqueued: set[tuple[str, str]] = set()
+        self.answered: set[tuple[str, str]] = set()
+        self.tallies = {f"D{number}": 1 for number in range(self.DEVICES)}
+        for round in range(self.ROUNDS):
+            work = [
+                Deferred.fromCoroutine(self.device(port, round, number))
+                for number in range(self.DEVICES)
+            ]
+            await deferLater(reactor, 0.1 + random.random() / 2)
+            self.assertEqual(await daemon.signal(signal.SIGKILL), -signal.SIGKILL)
+            await gatherResults(work)
+            self.verify()
+            daemon = self.start()
+            port = await daemon.listening
+        await self.deliver(port)
+
+    async def device(self, port: int, round: int, number: int) -> None:
+        """
+        Work until the server is gone; note only what it acknowledged.
+        """
+        udid = f"D{number}"
+        for step in range(100_000):
+            uuid = f"{round}-{number}-{step}"
+            try:
+                await self.enqueue(port, udid, uuid)
+                self.enqueued.add((udid, uuid))
+                if step % 3:
+                    report = samples.report("Acknowledged", uuid, udid)
+                    await self.send(port, report, RESULT, number)
+                    self.answered.add((udid, uuid))
+                await self.send(port, samples.token_update(udid), CHECKIN, number)
+                self.tallies[udid] += 1
+            except self.failureException:
+                raise
+            except Exception:
+                return
+
+    def verify(self) -> None:
+        queued = set(self.rows("SELECT id, command_uuid FROM enrollment_queue"))
+        results = set(self.rows("SELECT id, command_uuid FROM command_results"))
+        self.assertGreater(len(self.answered), 0)
+        self.assertEqual(self.enqueued - queued, set())
+        self.assertEqual(self.answered - results, set())
+        for udid, tally in self.rows("SELECT id, token_update_tally FROM enrollments"):
+            self.assertGreaterEqual(tally, self.tallies[udid])
+
+    async def deliver(self, port: int) -> None:
+        """
+        Every unanswered command is delivered, and no answered one.
+        """
+        results = set(self.rows("SELECT id, command_uuid FROM command_results"))
+        for number in range(self.DEVICES):
+            udid = f"D{number}"
+            expected = {
+                uuid for id, uuid in self.enqueued if id == udid and (id, uuid) not in results
+            }
+            delivered = set()
+            command = await self.send(port, samples.report("Idle", udid=udid), RESULT, number)
+            while command:
+                uuid = samples.uuid_of(command)
+                self.assertNotIn((udid, uuid), results)
+                self.assertNotIn(uuid, delivered)
+                delivered.add(uuid)
+                report = samples.report("Acknowledged", uuid, udid)
+                command = await self.send(port, report, RESULT, number)
+            self.assertEqual(expected - delivered, set())
