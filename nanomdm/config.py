@@ -1,0 +1,264 @@
+"""
+The configuration: flags, environment and INI file become one L{Settings}.
+
+A flag beats the environment, which beats the file, which beats the default; but
+a bad value is an error wherever it stands, even where it would be overruled.
+Environment variables that belong to no option are not looked at: orchestrators
+set some of that prefix on their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from configparser import (
+    ConfigParser,
+    DuplicateOptionError,
+    DuplicateSectionError,
+    MissingSectionHeaderError,
+    ParsingError,
+)
+from configparser import Error as INIError
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+from twisted.python import usage
+
+from nanomdm import __version__, log
+from nanomdm.errors import ConfigError
+from nanomdm.listen import endpoint_description
+from nanomdm.options import OPTIONS, Settings
+
+__all__ = ["Given", "Options", "Settings", "endpoint_description", "refuse", "resolve"]
+
+_SECTION = "nanomdm"
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+@attrs.frozen
+class Given:
+    """
+    A value that somebody gave to an option.
+
+    @ivar name: the option's name.
+    @ivar text: the value, not parsed; it may be a secret.
+    @ivar origin: where it came from, for error messages.
+    """
+
+    name: str
+    text: str = attrs.field(repr=False)
+    origin: str
+
+
+def from_flags(flags: Mapping[str, str]) -> Iterator[Given]:
+    """
+    @param flags: texts from the command line by option name.
+    """
+    for name, value in flags.items():
+        yield Given(name, value, f"--{name}")
+
+
+def variable(name: str) -> str:
+    """
+    @return: the environment variable of an option.
+    """
+    return f"NANOMDM_{name.upper().replace('-', '_')}"
+
+
+def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
+    """
+    @param environ: environment variables; those of no option are passed over.
+    """
+    for name in _BY_NAME:
+        if variable(name) in environ:
+            yield Given(name, environ[variable(name)], variable(name))
+
+
+def from_file(path: str) -> Iterator[Given]:
+    """
+    Read an INI file.  Blocks.
+
+    @raise ConfigError: it can not be read, is no INI file, or holds something
+        other than options in a section C{[nanomdm]}.
+    """
+    parser = _parse_file(path)
+    for section in parser.sections():
+        if section != _SECTION:
+            raise ConfigError(f"{path}: unknown section [{section}]")
+    for name, value in parser.items(_SECTION) if parser.has_section(_SECTION) else ():
+        if name not in _BY_NAME:
+            raise ConfigError(f"{path}: {name}: no such option")
+        if "\n" in value:
+            # An indented line continues the one before it, in INI files.
+            raise ConfigError(f"{path}: {name}: goes on in an indented line")
+        yield Given(name, value, f"{path}: {name}")
+
+
+def _parse_file(path: str) -> ConfigParser:
+    # No interpolation, so that "%" is nothing special; no section of defaults.
+    parser = ConfigParser(
+        interpolation=None,
+        delimiters=("=",),
+        default_section="",
+        empty_lines_in_values=False,
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(Path(path).read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can not be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8") from None
+    except INIError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+    return parser
+
+
+def _explain(error: INIError) -> str:
+    """
+    What is wrong with an INI file, without the line itself: it may hold a key.
+    """
+    if isinstance(error, DuplicateOptionError):
+        return f"{error.option}: given more than once"
+    if isinstance(error, DuplicateSectionError):
+        return f"section [{error.section}]: given more than once"
+    if isinstance(error, MissingSectionHeaderError):
+        return f"line {error.lineno}: [{_SECTION}] must come first"
+    if isinstance(error, ParsingError) and error.errors:
+        return f"line {error.errors[0][0]}: is neither 'name = value' nor a section"
+    return "is not an INI file"
+
+
+def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
+    """
+    Parse everything, and check that it fits together.
+
+    @param given: what was given, the weakest first.
+    @return: the settings, and by option name where each value came from; options
+        left at their default are not in there.
+    @raise ConfigError: a value is bad, something is missing, or two options
+        exclude each other.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for one in given:
+        values[one.name.replace("-", "_")] = _parse(one)
+        origins[one.name] = one.origin
+    if values.get("storage") == "inmem":
+        if "storage-dsn" in origins:
+            raise ConfigError(f"{origins['storage-dsn']}: storage inmem has no database file")
+        values["storage_dsn"] = None
+    settings = Settings(**values)
+    if settings.disable_mdm and settings.api is None:
+        raise ConfigError("nothing for server to do: --disable-mdm without --api")
+    if settings.ca is None and not settings.disable_mdm:
+        raise ConfigError("--ca: required unless --disable-mdm is given")
+    return settings, origins
+
+
+def _parse(given: Given) -> object:
+    try:
+        if not given.text.strip():
+            raise ConfigError("must not be empty")
+        return _BY_NAME[given.name].parse(given.text)
+    except ConfigError as error:
+        raise ConfigError(f"{given.origin}: {error}") from None
+
+
+def refuse(error: Exception) -> NoReturn:
+    """
+    End the start of the server: one line on standard error, exit status 1.
+    """
+    raise SystemExit(f"twistd nanomdm: {log.printable(str(error))}")
+
+
+class Options(usage.Options):
+    """
+    The command line of C{twistd nanomdm}.
+
+    @param environ: the environment variables.
+    @ivar settings: the result, once L{parseOptions} returned.
+    @ivar origins: where each value came from, by option name, for messages about
+        values that turn out to be bad later.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Apple MDM server. Every option can also be given in the environment, as NANOMDM_ and "
+        "its name in capitals with underscores for dashes, or in section [nanomdm] of the file "
+        "that --config names; switches are 1 or 0 there. A flag beats the environment, which "
+        "beats the file."
+    )
+    optFlags = [[option.name, None, option.help] for option in OPTIONS if option.is_switch]
+    optParameters = [
+        *(
+            [option.name, None, option.default, option.help]
+            for option in OPTIONS
+            if not option.is_switch
+        ),
+        ["config", None, None, "INI file to read options from"],
+    ]
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._flags: dict[str, str] = {}
+        super().__init__()
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """
+        What the command line says, and nothing else, comes through here.
+        """
+        if name in self._flags:
+            raise usage.UsageError(f"--{name}: given more than once")
+        self._flags[name] = "1" if value == 1 else str(value)
+        super().__setitem__(name, value)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse the command line, the environment and the file, or end the process
+        with one line that says what is wrong.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            refuse(ConfigError(f"{error}; see twistd nanomdm --help"))
+        except ConfigError as error:
+            refuse(error)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """
+        Refuse what is not an option, unseen: it may be half of a secret.
+        """
+        if arguments:
+            raise usage.UsageError("takes options only, but other words follow")
+
+    def opt_version(self) -> None:
+        """
+        Show the version and exit
+        """
+        print(f"nanomdm {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """
+        Put everything together, and let twistd log as the settings say.
+        """
+        flags = dict(self._flags)
+        path, origin = flags.pop("config", None), "--config"
+        if path is None and variable("config") in self._environ:
+            path, origin = self._environ[variable("config")], variable("config")
+        if path is not None and not path.strip():
+            raise ConfigError(f"{origin}: must not be empty")
+        self.settings, self.origins = resolve(
+            [
+                *(from_file(path) if path is not None else ()),
+                *from_environment(self._environ),
+                *from_flags(flags),
+            ]
+        )
+        if self.parent is not None:
+            log.install(self.parent, self.settings.log_format, self.settings.debug)

@@ -1,0 +1,541 @@
+"""
+Tests for the configuration: every source, their precedence, every refusal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from configparser import ConfigParser
+from io import StringIO
+from pathlib import Path
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.trial.unittest import SynchronousTestCase
+
+from nanomdm import __version__
+from nanomdm.config import Given, Options, Settings, resolve
+from nanomdm.errors import ConfigError
+from nanomdm.options import OPTIONS
+
+EXAMPLE = Path(__file__).parent.parent / "etc" / "nanomdm.conf.example"
+
+
+class ConfigTestCase(SynchronousTestCase):
+    """
+    Parses command lines.
+    """
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.ca = self.write("ca.pem", "certificates")
+
+    def write(self, name: str, content: str) -> str:
+        path = self.directory / name
+        path.write_text(content)
+        return str(path)
+
+    def ini(self, content: str) -> str:
+        """
+        @return: the path of an INI file with section [nanomdm].
+        """
+        return self.write("nanomdm.conf", f"[nanomdm]\n{content}\n")
+
+    def parse(self, *flags: str, environ: Mapping[str, str] | None = None) -> Settings:
+        options = Options(environ or {})
+        options.parseOptions(flags)
+        return options.settings
+
+    def with_ca(self, *flags: str, environ: Mapping[str, str] | None = None) -> Settings:
+        return self.parse("--ca", self.ca, *flags, environ=environ)
+
+    def assertRefused(
+        self, line: str, *flags: str, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        The start ends with this line after "twistd nanomdm: ".  As the code of
+        SystemExit, Python prints it and exits with 1.
+        """
+        ended = self.assertRaises(SystemExit, self.parse, *flags, environ=environ)
+        self.assertEqual(ended.code, f"twistd nanomdm: {line}")
+
+
+class DefaultsTests(ConfigTestCase):
+    """
+    What holds when nothing is said.
+    """
+
+    def test_defaults(self) -> None:
+        self.assertEqual(
+            self.with_ca(),
+            Settings(
+                listen=":9000",
+                api=None,
+                disable_mdm=False,
+                ca=Path(self.ca).absolute(),
+                intermediate=None,
+                cert_header=None,
+                checkin=False,
+                retro=False,
+                superseded_identity_grace=86400,
+                expired_identity_grace=0,
+                ua_zl_dc=False,
+                storage="sqlite",
+                storage_dsn=Path("nanomdm.db").absolute(),
+                max_body_size=64 * 1024 * 1024,
+                log_format="logfmt",
+                debug=False,
+            ),
+        )
+
+    def test_settings_have_the_same_defaults(self) -> None:
+        self.assertEqual(Settings(ca=Path(self.ca).absolute()), self.with_ca())
+
+    def test_every_flag(self) -> None:
+        switches = [f"--{option.name}" for option in OPTIONS if option.is_switch]
+        settings = self.parse(
+            *switches,
+            *("--listen", "127.0.0.1:80", "--api", "key", "--ca", self.ca),
+            *("--intermediate", self.ca, "--cert-header", "X-Cert"),
+            *("--superseded-identity-grace", "7", "--expired-identity-grace", "8"),
+            *("--storage", "sqlite", "--storage-dsn", "other.db"),
+            *("--max-body-size", "9", "--log-format", "json"),
+        )
+        ca = Path(self.ca).absolute()
+        self.assertEqual(
+            settings,
+            Settings(
+                listen="127.0.0.1:80",
+                api="key",
+                disable_mdm=True,
+                ca=ca,
+                intermediate=ca,
+                cert_header="X-Cert",
+                checkin=True,
+                retro=True,
+                superseded_identity_grace=7,
+                expired_identity_grace=8,
+                ua_zl_dc=True,
+                storage="sqlite",
+                storage_dsn=Path("other.db").absolute(),
+                max_body_size=9,
+                log_format="json",
+                debug=True,
+            ),
+        )
+
+    def test_relative_paths_become_absolute(self) -> None:
+        settings = self.with_ca("--storage-dsn", "a/b.db")
+        self.assertEqual(settings.storage_dsn, Path(os.getcwd(), "a", "b.db"))
+
+    def test_storage_in_memory_has_no_file(self) -> None:
+        self.assertIdentical(self.with_ca("--storage", "inmem").storage_dsn, None)
+
+    def test_repr_hides_the_key(self) -> None:
+        settings = self.with_ca("--api", "geheim")
+        self.assertNotIn("geheim", repr(settings))
+        self.assertNotIn("geheim", repr(Given("api", "geheim", "--api")))
+
+    def test_api_only(self) -> None:
+        settings = self.parse("--disable-mdm", "--api", "key")
+        self.assertEqual((settings.disable_mdm, settings.ca), (True, None))
+
+    def test_device_options_are_unused_without_devices(self) -> None:
+        settings = self.parse("--disable-mdm", "--api", "key", "--checkin", "--retro")
+        self.assertTrue(settings.checkin and settings.retro)
+
+    def test_options_of_other_parts_are_unknown(self) -> None:
+        for name in ("dm", "webhook-url", "migration", "dump", "storage-options"):
+            self.assertRefused(
+                f"option --{name} not recognized; see twistd nanomdm --help", f"--{name}", "x"
+            )
+
+
+class PrecedenceTests(ConfigTestCase):
+    """
+    Flag beats environment beats file beats default, for each kind of value.
+    """
+
+    def assertPrecedence(
+        self, name: str, default: object, values: tuple[tuple[str, object], ...]
+    ) -> None:
+        """
+        @param values: text and what it means, of the flag, the environment and
+            the file, each different from its neighbours.
+        """
+        attribute = name.replace("-", "_")
+        (flag, from_flag), (variable, from_environ), (line, from_file) = values
+        environ = {f"NANOMDM_{attribute.upper()}": variable}
+        file = ("--config", self.ini(f"{name} = {line}"))
+        flags = (f"--{name}", flag) if flag else (f"--{name}",)
+        for expected, settings in (
+            (default, self.with_ca()),
+            (from_file, self.with_ca(*file)),
+            (from_environ, self.with_ca(environ=environ)),
+            (from_environ, self.with_ca(*file, environ=environ)),
+            (from_flag, self.with_ca(*file, *flags)),
+            (from_flag, self.with_ca(*file, *flags, environ=environ)),
+        ):
+            self.assertEqual(getattr(settings, attribute), expected)
+
+    def test_text(self) -> None:
+        self.assertPrecedence(
+            "cert-header", None, (("A-Flag", "A-Flag"), ("An-Env", "An-Env"), ("A-File", "A-File"))
+        )
+
+    def test_secret(self) -> None:
+        self.assertPrecedence("api", None, (("k1", "k1"), ("k%2", "k%2"), ("k;#3", "k;#3")))
+
+    def test_integer(self) -> None:
+        self.assertPrecedence("max-body-size", 67108864, (("1", 1), ("2", 2), ("3", 3)))
+
+    def test_path(self) -> None:
+        self.assertPrecedence(
+            "storage-dsn",
+            Path("nanomdm.db").absolute(),
+            (
+                ("flag", Path("flag").absolute()),
+                ("environ", Path("environ").absolute()),
+                ("/file", Path("/file")),
+            ),
+        )
+
+    def test_choice(self) -> None:
+        self.assertPrecedence(
+            "log-format", "logfmt", (("logfmt", "logfmt"), ("json", "json"), ("logfmt", "logfmt"))
+        )
+
+    def test_boolean(self) -> None:
+        self.assertPrecedence("retro", False, (("", True), ("0", False), ("yes", True)))
+
+    def test_environment_turns_on_what_the_file_turns_off(self) -> None:
+        file = self.ini("retro = off")
+        settings = self.with_ca("--config", file, environ={"NANOMDM_RETRO": "on"})
+        self.assertTrue(settings.retro)
+
+    def test_every_way_to_write_a_boolean(self) -> None:
+        for words, expected in (
+            (("1", "true", "yes", "on", "TRUE", "On"), True),
+            (("0", "false", "no", "off", "FALSE", "No"), False),
+        ):
+            for word in words:
+                with_file = self.with_ca("--config", self.ini(f"debug = {word}"))
+                with_environ = self.with_ca(environ={"NANOMDM_DEBUG": word})
+                self.assertEqual((with_file.debug, with_environ.debug), (expected, expected))
+
+    def test_every_option_has_a_variable(self) -> None:
+        """
+        A value that no option takes is noticed from each one's variable.
+        """
+        for option in OPTIONS:
+            name = "NANOMDM_" + option.name.upper().replace("-", "_")
+            self.assertRefused(f"{name}: must not be empty", environ={name: " "})
+
+    def test_file_from_the_environment(self) -> None:
+        environ = {"NANOMDM_CONFIG": self.ini("max-body-size = 5")}
+        self.assertEqual(self.with_ca(environ=environ).max_body_size, 5)
+
+    def test_flag_names_another_file_than_the_environment(self) -> None:
+        other = self.write("other.conf", "[nanomdm]\nmax-body-size = 6\n")
+        environ = {"NANOMDM_CONFIG": self.ini("max-body-size = 5")}
+        settings = self.with_ca("--config", other, environ=environ)
+        self.assertEqual(settings.max_body_size, 6)
+
+    def test_foreign_variables_are_not_looked_at(self) -> None:
+        environ = {"NANOMDM_PORT": "tcp://10.0.0.1:80", "NANOMDM_VERSION": "3", "NANOMDM_": ""}
+        self.assertEqual(self.with_ca(environ=environ), self.with_ca())
+
+    def test_origins(self) -> None:
+        options = Options({"NANOMDM_RETRO": "0"})
+        file = self.ini("debug = 1\nretro = 1")
+        options.parseOptions(["--ca", self.ca, "--config", file])
+        self.assertEqual(
+            options.origins,
+            {"ca": "--ca", "retro": "NANOMDM_RETRO", "debug": f"{file}: debug"},
+        )
+
+
+class BadValueTests(ConfigTestCase):
+    """
+    A bad value ends the start wherever it stands.
+    """
+
+    BAD = (
+        ("listen", "9000x", "'9000x' is neither an address with a port nor an endpoint: "),
+        ("cert-header", "X Cert", "'X Cert' is not the name of an HTTP header"),
+        ("superseded-identity-grace", "-1", "'-1' is not a number from 0 to 3153600000"),
+        ("superseded-identity-grace", "1_0", "'1_0' is not a number from 0 to 3153600000"),
+        ("expired-identity-grace", "1.5", "'1.5' is not a number from 0 to 36500"),
+        ("expired-identity-grace", "36501", "'36501' is not a number from 0 to 36500"),
+        ("max-body-size", "0", "'0' is not a number from 1 to 2147483647"),
+        ("max-body-size", "64M", "'64M' is not a number from 1 to 2147483647"),
+        ("storage", "mysql", "'mysql' is not sqlite or inmem"),
+        ("storage", "SQLite", "'SQLite' is not sqlite or inmem"),
+        ("storage-dsn", ":memory:", "':memory:' is not the path of a file"),
+        ("storage-dsn", "file:x.db", "'file:x.db' is not the path of a file"),
+        ("log-format", "xml", "'xml' is not logfmt or json"),
+        ("ca", "/nowhere", "'/nowhere' can not be read: No such file or directory"),
+        ("intermediate", "/", "'/' can not be read: Is a directory"),
+    )
+
+    def assertNamed(self, origin: str, problem: str, ended: SystemExit) -> None:
+        line = str(ended.code)
+        expected = f"twistd nanomdm: {origin}: {problem}"
+        self.assertEqual(line[: len(expected)], expected)
+        self.assertNotIn("\n", line)
+
+    def test_flag(self) -> None:
+        for name, value, problem in self.BAD:
+            ended = self.assertRaises(SystemExit, self.parse, f"--{name}={value}")
+            self.assertNamed(f"--{name}", problem, ended)
+
+    def test_environment(self) -> None:
+        for name, value, problem in self.BAD:
+            variable = "NANOMDM_" + name.upper().replace("-", "_")
+            ended = self.assertRaises(SystemExit, self.parse, environ={variable: value})
+            self.assertNamed(variable, problem, ended)
+
+    def test_file(self) -> None:
+        for name, value, problem in self.BAD:
+            file = self.ini(f"{name} = {value}")
+            ended = self.assertRaises(SystemExit, self.parse, "--config", file)
+            self.assertNamed(f"{file}: {name}", problem, ended)
+
+    def test_boolean(self) -> None:
+        problem = "'2' is none of 1, true, yes, on, 0, false, no, off"
+        self.assertRefused(f"NANOMDM_DEBUG: {problem}", environ={"NANOMDM_DEBUG": "2"})
+        file = self.ini("debug = 2")
+        self.assertRefused(f"{file}: debug: {problem}", "--config", file)
+
+    def test_bad_value_that_a_flag_overrules(self) -> None:
+        self.assertRefused(
+            "NANOMDM_STORAGE: 'x' is not sqlite or inmem",
+            "--storage",
+            "sqlite",
+            environ={"NANOMDM_STORAGE": "x"},
+        )
+
+    def test_empty(self) -> None:
+        """
+        An empty API key is no way to say that there is none.
+        """
+        file = self.ini("api =")
+        self.assertRefused("--api: must not be empty", "--api", "")
+        self.assertRefused("NANOMDM_API: must not be empty", environ={"NANOMDM_API": ""})
+        self.assertRefused(f"{file}: api: must not be empty", "--config", file)
+        self.assertRefused("--config: must not be empty", "--config", "")
+        self.assertRefused("NANOMDM_CONFIG: must not be empty", environ={"NANOMDM_CONFIG": ""})
+
+    def test_key_that_is_not_text(self) -> None:
+        self.assertRefused("NANOMDM_API: is not UTF-8", environ={"NANOMDM_API": "k\udcff"})
+        self.assertRefused("--api: holds a control character", "--api", "k\n2")
+
+    def test_one_line_whatever_the_value(self) -> None:
+        self.assertRefused("--storage: 'a\\nb' is not sqlite or inmem", "--storage", "a\nb")
+        self.assertRefused(
+            "/no\\nwhere: can not be read: No such file or directory", "--config", "/no\nwhere"
+        )
+
+
+class CommandLineTests(ConfigTestCase):
+    """
+    Command lines that are wrong as a whole, and what only they can say.
+    """
+
+    HINT = "; see twistd nanomdm --help"
+
+    def test_unknown_flag(self) -> None:
+        self.assertRefused(f"option --foo not recognized{self.HINT}", "--foo=secret")
+
+    def test_missing_value(self) -> None:
+        self.assertRefused(f"option --api requires argument{self.HINT}", "--api")
+
+    def test_value_of_a_switch(self) -> None:
+        line = f"option --debug must not have an argument{self.HINT}"
+        self.assertRefused(line, "--debug=1")
+
+    def test_words(self) -> None:
+        line = f"takes options only, but other words follow{self.HINT}"
+        self.assertRefused(line, "--api", "two", "words")
+
+    def test_repeated(self) -> None:
+        line = f"--storage: given more than once{self.HINT}"
+        self.assertRefused(line, "--storage", "sqlite", "--storage", "sqlite")
+        self.assertRefused(f"--config: given more than once{self.HINT}", "--config=a", "--config=b")
+
+    def test_no_ca(self) -> None:
+        self.assertRefused("--ca: required unless --disable-mdm is given")
+        self.assertRefused("--ca: required unless --disable-mdm is given", "--api", "key")
+
+    def test_nothing_to_do(self) -> None:
+        line = "nothing for server to do: --disable-mdm without --api"
+        self.assertRefused(line, "--disable-mdm")
+        self.assertRefused(line, "--disable-mdm", "--ca", self.ca)
+
+    def test_database_file_in_memory(self) -> None:
+        inmem = ("--ca", self.ca, "--storage", "inmem")
+        problem = "storage inmem has no database file"
+        file = self.ini("storage-dsn = x.db")
+        self.assertRefused(f"--storage-dsn: {problem}", *inmem, "--storage-dsn", "x.db")
+        self.assertRefused(
+            f"NANOMDM_STORAGE_DSN: {problem}", *inmem, environ={"NANOMDM_STORAGE_DSN": "x.db"}
+        )
+        self.assertRefused(f"{file}: storage-dsn: {problem}", *inmem, "--config", file)
+
+    def test_resolve_raises_the_domains_error(self) -> None:
+        error = self.assertRaises(ConfigError, resolve, [])
+        self.assertEqual(str(error), "--ca: required unless --disable-mdm is given")
+
+    def test_version(self) -> None:
+        output = self.capture("--version")
+        self.assertEqual(output, f"nanomdm {__version__}\n")
+
+    def test_help(self) -> None:
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "400"})
+        lines = self.capture("--help").splitlines()
+        for option in OPTIONS:
+            flag = f"--{option.name}" + ("" if option.is_switch else "=")
+            shown = next(line for line in lines if line.split()[:1] == [flag])
+            default = "" if option.default is None else f" [default: {option.default}]"
+            self.assertTrue(shown.endswith(f"{option.help}{default}"), shown)
+
+    def capture(self, flag: str) -> str:
+        """
+        @return: what the flag prints before the process ends well.
+        """
+        self.patch(sys, "stdout", output := StringIO())
+        ended = self.assertRaises(SystemExit, self.parse, flag)
+        self.assertEqual(ended.code, 0)
+        return output.getvalue()
+
+
+class FileTests(ConfigTestCase):
+    """
+    INI files.
+    """
+
+    def assertFileRefused(self, problem: str, content: str) -> None:
+        file = self.write("bad.conf", content)
+        self.assertRefused(f"{file}: {problem}", "--config", file)
+
+    def test_unknown_key(self) -> None:
+        self.assertFileRefused("dumb: no such option", "[nanomdm]\ndumb = 1\n")
+        self.assertFileRefused("Debug: no such option", "[nanomdm]\nDebug = 1\n")
+        self.assertFileRefused("ua_zl_dc: no such option", "[nanomdm]\nua_zl_dc = 1\n")
+
+    def test_what_only_the_command_line_has(self) -> None:
+        self.assertFileRefused("config: no such option", "[nanomdm]\nconfig = x\n")
+        self.assertFileRefused("version: no such option", "[nanomdm]\nversion = 1\n")
+
+    def test_other_section(self) -> None:
+        self.assertFileRefused("unknown section [mdm]", "[nanomdm]\n[mdm]\n")
+        self.assertFileRefused("unknown section [DEFAULT]", "[DEFAULT]\ndebug = 1\n[nanomdm]\n")
+
+    def test_duplicates(self) -> None:
+        self.assertFileRefused("debug: given more than once", "[nanomdm]\ndebug=1\ndebug=0\n")
+        self.assertFileRefused("section [nanomdm]: given more than once", "[nanomdm]\n[nanomdm]\n")
+
+    def test_no_section(self) -> None:
+        self.assertFileRefused("line 2: [nanomdm] must come first", "# x\napi = secret\n")
+
+    def test_line_without_value(self) -> None:
+        """
+        The line itself is not shown: it may be a key.
+        """
+        self.assertFileRefused(
+            "line 3: is neither 'name = value' nor a section", "[nanomdm]\ndebug = 1\napi secret\n"
+        )
+
+    def test_continued_line(self) -> None:
+        self.assertFileRefused(
+            "api: goes on in an indented line", "[nanomdm]\napi = secret\n  debug = 1\n"
+        )
+
+    def test_not_text(self) -> None:
+        path = self.directory / "latin1.conf"
+        path.write_bytes(b"[nanomdm]\napi = \xff\n")
+        self.assertRefused(f"{path}: is not UTF-8", "--config", str(path))
+
+    def test_directory(self) -> None:
+        self.assertRefused(
+            f"{self.directory}: can not be read: Is a directory", "--config", str(self.directory)
+        )
+
+    def test_empty_file(self) -> None:
+        self.assertEqual(self.with_ca("--config", self.write("empty.conf", "")), self.with_ca())
+
+    def test_comments_spaces_and_marks(self) -> None:
+        file = self.write(
+            "x.conf", "\ufeff# c\n[nanomdm]\n; c\n\n  max-body-size=7\n  retro  =  on\n"
+        )
+        settings = self.with_ca("--config", file)
+        self.assertEqual((settings.max_body_size, settings.retro), (7, True))
+
+
+class ExampleTests(ConfigTestCase):
+    """
+    The example file that is installed beside the server.
+    """
+
+    def read(self, text: str) -> dict[str, str]:
+        parser = ConfigParser(interpolation=None, delimiters=("=",))
+        parser.read_string(text)
+        return dict(parser.items("nanomdm"))
+
+    def uncommented(self) -> str:
+        return re.sub(r"^#(?=\S)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+
+    def test_lists_every_option_with_its_default(self) -> None:
+        values = self.read(self.uncommented())
+        self.assertEqual(list(values), [option.name for option in OPTIONS])
+        for option in OPTIONS:
+            default = "0" if option.is_switch else option.default
+            if default is not None:
+                self.assertEqual(values[option.name], default)
+
+    def test_says_when_there_is_no_default(self) -> None:
+        paragraphs = EXAMPLE.read_text().split("\n\n")
+        for option in OPTIONS:
+            paragraph = next(p for p in paragraphs if f"\n#{option.name} = " in p)
+            without = option.default is None and not option.is_switch
+            self.assertEqual("default: none" in " ".join(paragraph.lower().split()), without)
+
+    def test_changes_nothing_as_it_is(self) -> None:
+        self.assertEqual(self.with_ca("--config", str(EXAMPLE)), self.with_ca())
+
+    def test_uncommented_it_is_accepted(self) -> None:
+        text = re.sub(r"/etc/nanomdm/\w+\.pem", self.ca, self.uncommented())
+        settings = self.parse("--config", self.write("all.conf", text))
+        self.assertEqual(
+            (settings.api, settings.cert_header, settings.intermediate),
+            ("a-long-random-secret", "X-Client-Cert", Path(self.ca).absolute()),
+        )
+
+
+class TwistdLogTests(ConfigTestCase):
+    """
+    How the command line reaches twistd's log.
+    """
+
+    def install(self, **twistd: object) -> object:
+        """
+        @return: the logger in twistd's options after ours were parsed.
+        """
+        parent = UsageOptions()
+        parent.update({"logger": None, "syslog": 0, **twistd})
+        options = Options({})
+        options.parent = parent
+        options.parseOptions(["--ca", self.ca])
+        return parent["logger"]
+
+    def test_ours_by_default(self) -> None:
+        self.assertEqual(self.install(), "nanomdm.log.twistd_observer")
+
+    def test_named_logger_stays(self) -> None:
+        self.assertEqual(self.install(logger="some.logger"), "some.logger")
+
+    def test_syslog_stays(self) -> None:
+        self.assertIdentical(self.install(syslog=1), None)

@@ -1,0 +1,108 @@
+"""
+Tests for L{nanomdm.listen}.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.trial.unittest import SynchronousTestCase
+
+from nanomdm import listen
+from nanomdm.errors import ConfigError
+from nanomdm.listen import endpoint_description
+
+
+class EndpointDescriptionTests(SynchronousTestCase):
+    """
+    From addresses to endpoints.
+    """
+
+    def test_one_address(self) -> None:
+        for address, description in (
+            ("127.0.0.1:9000", "tcp:9000:interface=127.0.0.1"),
+            ("0.0.0.0:65535", "tcp:65535:interface=0.0.0.0"),
+            ("localhost:0", "tcp:0:interface=127.0.0.1"),
+            ("[::1]:9000", "tcp6:9000:interface=\\:\\:1"),
+            ("[2001:DB8:0::1]:80", "tcp6:80:interface=2001\\:db8\\:\\:1"),
+        ):
+            self.assertEqual(endpoint_description(address), description)
+
+    def test_all_interfaces(self) -> None:
+        self.patch(listen, "_dual_stack", lambda: True)
+        self.assertEqual(endpoint_description(":9000"), "tcp6:9000:interface=\\:\\:")
+
+    def test_all_interfaces_without_ipv6(self) -> None:
+        def no_socket(*args: object) -> None:
+            raise OSError("Address family not supported by protocol")
+
+        self.patch(socket, "socket", no_socket)
+        self.assertEqual(endpoint_description(":9000"), "tcp:9000")
+
+    def test_twisted_understands(self) -> None:
+        endpoint = serverFromString(None, endpoint_description("[::1]:9000"))
+        self.assertIsInstance(endpoint, TCP6ServerEndpoint)
+        endpoint = serverFromString(None, endpoint_description("127.0.0.1:9000"))
+        self.assertIsInstance(endpoint, TCP4ServerEndpoint)
+
+    def test_endpoints_stay_as_they_are(self) -> None:
+        for description in (
+            "tcp:9000",
+            "tcp:0:interface=127.0.0.1",
+            "tcp:port=80:backlog=5",
+            "tcp6:9000:interface=\\:\\:",
+            "unix:/run/nanomdm.sock:mode=660",
+            "haproxy:tcp:80",
+        ):
+            self.assertEqual(endpoint_description(description), description)
+
+    def test_result_is_accepted_again(self) -> None:
+        for address in (":9000", "127.0.0.1:0", "[::1]:9000"):
+            description = endpoint_description(address)
+            self.assertEqual(endpoint_description(description), description)
+
+    def test_bad_ports(self) -> None:
+        for address, port in (
+            (":65536", "65536"),
+            (":-1", "-1"),
+            (":", ""),
+            (":http", "http"),
+            (":٩", "٩"),
+            ("127.0.0.1:99999", "99999"),
+            ("[::1]:1000000", "1000000"),
+            ("tcp:65536", "65536"),
+            ("tcp:port=70000", "70000"),
+            ("tcp6:-1", "-1"),
+            ("haproxy:tcp:99999", "99999"),
+        ):
+            error = self.assertRaises(ConfigError, endpoint_description, address)
+            self.assertEqual(str(error), f"{port!r} is not a port from 0 to 65535")
+
+    def test_bad_hosts(self) -> None:
+        for address, problem in (
+            ("mdm.example.com:9000", "'mdm.example.com' is neither an IP address nor localhost"),
+            ("256.0.0.1:9000", "'256.0.0.1' is neither an IP address nor localhost"),
+            ("carrier-pigeon:9000", "'carrier-pigeon' is neither an IP address nor localhost"),
+            ("[127.0.0.1]:9000", "'127.0.0.1' is not an IPv6 address"),
+            ("[]:9000", "'' is not an IPv6 address"),
+        ):
+            error = self.assertRaises(ConfigError, endpoint_description, address)
+            self.assertEqual(str(error), problem)
+
+    def test_bad_endpoints(self) -> None:
+        for description in (
+            "9000",
+            "::1:9000",
+            "carrier:9000",
+            "tcp",
+            "tcp:http",
+            "tcp:9000:colour=blue",
+            "tcp:9000:interface=x\\",
+            "ssl:443:privateKey=/nowhere.pem",
+            "systemd:domain=INET:name=not-inherited",
+            "systemd:domain=INET",
+        ):
+            error = self.assertRaises(ConfigError, endpoint_description, description)
+            expected = f"{description!r} is neither an address with a port nor an endpoint: "
+            self.assertEqual(str(error)[: len(expected)], expected)
