@@ -10,7 +10,7 @@ from typing import Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,6 +27,7 @@ class Daemon(Service):
     """
     Serves a site from a storage.
 
+    @param reactor: what runs it.
     @param endpoint: where to listen.
     @param description: the endpoint in the operator's words, for messages.
     """
@@ -34,8 +35,14 @@ class Daemon(Service):
     _log = Logger(namespace="nanomdm")
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, description: str, site: Site, storage: IStorage
+        self,
+        reactor: IReactorCore,
+        endpoint: IStreamServerEndpoint,
+        description: str,
+        site: Site,
+        storage: IStorage,
     ) -> None:
+        self._reactor = reactor
         self._endpoint = endpoint
         self._description = description
         self._site = site
@@ -82,7 +89,11 @@ class Daemon(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        self._log.info("listening", address=_show(port.getHost()))
+        # Said when signals are handled too, so that who waits for the line can stop us.
+        self._reactor.callWhenRunning(self._announce, _show(port.getHost()))
+
+    def _announce(self, address: str) -> None:
+        self._log.info("listening", address=address)
 
     def _refuse(self, failure: Failure) -> None:
         if not failure.check(CannotListenError, OSError):

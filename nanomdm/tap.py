@@ -65,7 +65,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
         _add_api(root, BasicAuth(settings.api), storage, offloader)
     endpoint = serverFromString(reactor, endpoint_description(settings.listen))
     site = Site(root, reactor, settings.max_body_size)
-    return Daemon(endpoint, settings.listen, site, storage)
+    return Daemon(reactor, endpoint, settings.listen, site, storage)
 
 
 def _storage(settings: Settings, reactor: Any) -> SQLStorage:

@@ -202,6 +202,7 @@ class Site(server.Site):
     @param max_body_size: bytes that a request's body may have.
     """
 
+    noisy = False
     requestFactory = Request
     protocol = Channel  # type: ignore[assignment]  # Twisted's would speak HTTP/2 too
 

@@ -63,7 +63,9 @@ class CertificateAssociation:
                 device_id, identity.sha256, first_only=False, grace=self._grace
             )
         self._judge(device_id, identity, facts)
-        self._newest.put(device_id, identity.sha256)
+        # An expired one was only looked at, which does not make it the newest.
+        if facts.superseded_for is None or not identity.expired:
+            self._newest.put(device_id, identity.sha256)
 
     async def check(self, enrollment: Enrollment, identity: Identity) -> None:
         """

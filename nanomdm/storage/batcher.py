@@ -110,9 +110,9 @@ class Batcher:
             size = min(len(self._waiting), self._max_batch)
             await self._attempt([self._waiting.popleft() for _ in range(size)])
         self._busy = False
-        idle, self._idle = self._idle, []
-        for done in idle:
-            done.callback(None)
+        # Whoever is told first may call again, and the others wait on.
+        while self._idle and not self._busy:
+            self._idle.pop(0).callback(None)
 
     async def _attempt(self, batch: list[_Call]) -> None:
         try:
@@ -153,5 +153,8 @@ def _perform(transaction: Transaction, batch: list[_Call]) -> list[Any]:
     """
     results: list[Any] = []
     for operation, calls in groupby(batch, lambda call: call.operation):
-        results.extend(operation(transaction, [call.argument for call in calls]))
+        arguments = [call.argument for call in calls]
+        answers = operation(transaction, arguments)
+        # A result too few or too many must undo the transaction, not mix up callers.
+        results.extend(answer for _, answer in zip(arguments, answers, strict=True))
     return results
