@@ -82,7 +82,7 @@ class ValueTests(SynchronousTestCase):
                     b"<key>r</key><real>-1.5e3</real>"
                     b"<key>t</key><true/>"
                     b"<key>f</key><false></false>"
-                    b"<key>at</key><date>2026-11-20T10:00:00Z</date>"
+                    b"<key>at</key><date>\n 2026-11-20T10:00:00Z </date>"
                     b"</dict>"
                 )
             ),

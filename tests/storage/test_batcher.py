@@ -41,7 +41,7 @@ class Runner:
         """
         work, done = self.pending.pop(0)
         try:
-            result = work(self)  # type: ignore[arg-type]
+            result = work(self)
         except Exception:
             done.errback(Failure())
         else:
