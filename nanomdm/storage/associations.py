@@ -1,37 +1,34 @@
 """
 Which certificate speaks for which device: the table cert_auth_associations.
 
-The newest pair of an id is the one with the latest C{updated_at}: enrolling
-again with a certificate that the id had before makes that one the newest.
+The newest pair of an id is the one that was updated last: enrolling again with a
+certificate that the id had before makes that one the newest.  Times may have
+whole seconds only, so C{nanomdm_seq} decides between equal ones.
+
+Two servers may be shown one new certificate by two devices at the same moment.
+The table's key does not keep them apart, so who may have a certificate is
+decided by the key of nanomdm_cert_owners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from attrs import evolve, frozen
 
 from nanomdm.interfaces import AssociationFacts
-from nanomdm.storage.batcher import Transaction
+from nanomdm.storage.transaction import Transaction
 
-_OWN: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 = ?"
-_SUPERSEDED_FOR: Final = """
-    SELECT (julianday('now') - julianday(min(newer.updated_at))) * 86400.0
-      FROM cert_auth_associations AS own
-      JOIN cert_auth_associations AS newer
-        ON newer.id = own.id
-       AND (newer.updated_at > own.updated_at
-            OR (newer.updated_at = own.updated_at AND newer.rowid > own.rowid))
-     WHERE own.id = ? AND own.sha256 = ?
-"""
-_TAKEN_BY: Final = "SELECT id FROM cert_auth_associations WHERE sha256 = ? AND id <> ? LIMIT 1"
-_ID_HAS_OTHER: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 <> ? LIMIT 1"
-_ADD: Final = "INSERT INTO cert_auth_associations (id, sha256) VALUES (?, ?)"
+_ROWS: Final = "SELECT id, sha256, {age}, nanomdm_seq FROM cert_auth_associations"
+_OF_IDS: Final = _ROWS + " WHERE id IN ({{values}})"
+_OF_CERTIFICATES: Final = _ROWS + " WHERE sha256 IN ({{values}})"
+_OWNER: Final = "SELECT id FROM nanomdm_cert_owners WHERE sha256 = ?"
+_TAKE_OVER: Final = "UPDATE nanomdm_cert_owners SET id = ? WHERE sha256 = ? AND id = ?"
+_EXISTS: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 = ?"
+_ADD: Final = "INSERT INTO cert_auth_associations (id, sha256, nanomdm_seq) VALUES (?, ?, ?)"
 _MAKE_NEWEST: Final = """
-    UPDATE cert_auth_associations
-       SET updated_at = strftime('%Y-%m-%d %H:%M:%f', 'now')
-     WHERE id = ? AND sha256 = ?
+    UPDATE cert_auth_associations SET nanomdm_seq = ? WHERE id = ? AND sha256 = ?
 """
 
 
@@ -56,11 +53,47 @@ class AssociateCall:
     grace: float
 
 
+@frozen
+class _Row:
+    """
+    @ivar age: seconds since it became its id's newest.
+    """
+
+    pair: Pair
+    age: float
+    number: int
+
+    def newer_than(self, other: _Row) -> bool:
+        return (-self.age, self.number) > (-other.age, other.number)
+
+
 def facts(transaction: Transaction, pairs: Sequence[Pair]) -> list[AssociationFacts]:
     """
     @return: what is known of each pair.
     """
-    return [_facts(transaction, pair) for pair in pairs]
+    age = transaction.dialect.age("updated_at")
+    by_id = _rows(transaction, _OF_IDS.format(age=age), {pair.device_id for pair in pairs})
+    by_certificate = _rows(
+        transaction, _OF_CERTIFICATES.format(age=age), {pair.sha256 for pair in pairs}
+    )
+    return [_facts(pair, by_id, by_certificate) for pair in pairs]
+
+
+def _rows(transaction: Transaction, statement: str, values: Iterable[str]) -> list[_Row]:
+    return [
+        _Row(Pair(device_id, sha256), float(age), number)
+        for device_id, sha256, age, number in transaction.rows_in(statement, sorted(values))
+    ]
+
+
+def _facts(pair: Pair, by_id: list[_Row], by_certificate: list[_Row]) -> AssociationFacts:
+    of_id = [row for row in by_id if row.pair.device_id == pair.device_id]
+    for own in of_id:
+        if own.pair == pair:
+            newer = [row.age for row in of_id if row.newer_than(own)]
+            return AssociationFacts(associated=True, superseded_for=max(newer, default=None))
+    takers = (row.pair.device_id for row in by_certificate if row.pair.sha256 == pair.sha256)
+    return AssociationFacts(associated=False, taken_by=next(takers, None), id_has_other=bool(of_id))
 
 
 def associate(transaction: Transaction, calls: Sequence[AssociateCall]) -> list[AssociationFacts]:
@@ -70,34 +103,36 @@ def associate(transaction: Transaction, calls: Sequence[AssociateCall]) -> list[
     return [_associate(transaction, call) for call in calls]
 
 
-def _facts(transaction: Transaction, pair: Pair) -> AssociationFacts:
-    device_id, sha256 = pair.device_id, pair.sha256
-    if _exists(transaction, _OWN, device_id, sha256):
-        transaction.execute(_SUPERSEDED_FOR, (device_id, sha256))
-        return AssociationFacts(associated=True, superseded_for=transaction.fetchone()[0])
-    transaction.execute(_TAKEN_BY, (sha256, device_id))
-    other = transaction.fetchone()
-    return AssociationFacts(
-        associated=False,
-        taken_by=other[0] if other else None,
-        id_has_other=_exists(transaction, _ID_HAS_OTHER, device_id, sha256),
-    )
-
-
 def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFacts:
-    found = _facts(transaction, call.pair)
-    key = (call.pair.device_id, call.pair.sha256)
+    pair = call.pair
+    [found] = facts(transaction, [pair])
     if found.associated:
         superseded_for = found.superseded_for
         if superseded_for is not None and superseded_for < call.grace and not call.first_only:
-            transaction.execute(_MAKE_NEWEST, key)
+            number = transaction.next_number()
+            transaction.execute(_MAKE_NEWEST, (number, pair.device_id, pair.sha256))
         return found
     if found.taken_by is not None or (call.first_only and found.id_has_other):
         return found
-    transaction.execute(_ADD, key)
+    owner = _claim(transaction, pair)
+    if owner != pair.device_id:
+        return evolve(found, taken_by=owner)
+    transaction.execute(_ADD, (pair.device_id, pair.sha256, transaction.next_number()))
     return evolve(found, inserted=True)
 
 
-def _exists(transaction: Transaction, statement: str, *parameters: str) -> bool:
-    transaction.execute(statement, parameters)
-    return transaction.fetchone() is not None
+def _claim(transaction: Transaction, pair: Pair) -> str:
+    """
+    Take a certificate that is free.
+
+    @return: the id that has it now; a claim whose association was deleted by
+        hand no longer counts.
+    """
+    transaction.insert_missing(
+        "nanomdm_cert_owners", ("sha256",), ("id",), [(pair.sha256, pair.device_id)]
+    )
+    owner: str = transaction.row(_OWNER, (pair.sha256,))[0]
+    if owner != pair.device_id and transaction.row(_EXISTS, (owner, pair.sha256)) is None:
+        if transaction.execute(_TAKE_OVER, (pair.device_id, pair.sha256, owner)):
+            return pair.device_id
+    return owner

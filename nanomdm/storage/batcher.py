@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -21,27 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.errors import Overloaded, StorageUnavailable
+from nanomdm.storage.transaction import Transaction
 
 _log = Logger()
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-
-class Transaction(Protocol):
-    """
-    The part of C{adbapi.Transaction} and of a DB-API cursor that storage uses.
-    """
-
-    rowcount: int
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Any: ...
-
-    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any: ...
-
-    def fetchone(self) -> Any: ...
-
-    def fetchall(self) -> list[Any]: ...
 
 
 #: One kind of storage work for many callers at once: a function that runs in a
@@ -119,27 +104,56 @@ class Batcher:
             results = await self._run(partial(_perform, batch=batch))
         except StorageUnavailable:
             # Trying every call alone would only multiply the waiting.
-            failure = Failure()
-            for call in batch:
-                call.result.errback(failure)
+            _fail_all(batch, Failure())
         except Exception:
-            await self._fail(batch, Failure())
+            await self._one_by_one(batch, Failure())
         else:
-            for call, result in zip(batch, results, strict=True):
-                if isinstance(result, Exception):
-                    call.result.errback(Failure(result))
-                else:
-                    call.result.callback(result)
+            _deliver(batch, results)
 
-    async def _fail(self, batch: list[_Call], failure: Failure) -> None:
+    async def _one_by_one(self, batch: list[_Call], failure: Failure) -> None:
         """
         One bad call must not fail the others, so each runs again by itself.
         """
         if len(batch) == 1:
-            batch[0].result.errback(failure)
+            _fail_all(batch, failure)
             return
-        for call in batch:
-            await self._attempt([call])
+        for position, call in enumerate(batch):
+            try:
+                results = await self._run(partial(_perform, batch=[call]))
+            except StorageUnavailable:
+                _fail_all(batch[position:], Failure())
+                return
+            except Exception:
+                _fail_all([call], Failure())
+            else:
+                _deliver([call], results)
+
+
+async def perform_alone(
+    run: RunInteraction,
+    operation: Callable[[Transaction, Sequence[A]], Sequence[R | Exception]],
+    argument: A,
+) -> R:
+    """
+    Run C{operation} for one caller, in a transaction of its own.
+    """
+    call = _Call(operation, argument)
+    _deliver([call], await run(partial(_perform, batch=[call])))
+    result: R = await call.result
+    return result
+
+
+def _deliver(batch: list[_Call], results: list[Any]) -> None:
+    for call, result in zip(batch, results, strict=True):
+        if isinstance(result, Exception):
+            call.result.errback(Failure(result))
+        else:
+            call.result.callback(result)
+
+
+def _fail_all(batch: list[_Call], failure: Failure) -> None:
+    for call in batch:
+        call.result.errback(failure)
 
 
 def _bug(failure: Failure) -> None:

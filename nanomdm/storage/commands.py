@@ -16,50 +16,40 @@ from attrs import frozen
 from nanomdm.errors import CommandConflict
 from nanomdm.interfaces import ReportOutcome
 from nanomdm.mdm.command import NOT_NOW, Command, CommandReport
-from nanomdm.storage.batcher import Transaction
+from nanomdm.storage.transaction import Transaction, chunks, flatten, marks
 
-#: Ids in one statement: far below every engine's limit on placeholders.
-_CHUNK: Final = 500
+#: The next command of each enrollment in a list, as one indexed look for each.
+_NEXT: Final = """
+    SELECT n.id, c.command
+      FROM (SELECT e.id AS id,
+                   (SELECT q.command_uuid
+                      FROM enrollment_queue AS q
+                      LEFT JOIN command_results AS r
+                        ON r.id = q.id AND r.command_uuid = q.command_uuid
+                     WHERE q.id = e.id AND q.active = TRUE AND ({offered})
+                     ORDER BY q.priority DESC, q.created_at, q.nanomdm_seq
+                     LIMIT 1) AS command_uuid
+              FROM enrollments AS e
+             WHERE e.id IN ({{values}})) AS n
+      JOIN commands AS c ON c.command_uuid = n.command_uuid
+"""
+NEXT_COMMANDS: Final = _NEXT.format(offered="r.status IS NULL OR r.status = 'NotNow'")
+_NEXT_UNTRIED: Final = _NEXT.format(offered="r.status IS NULL")
 
-# rowid grows with every insertion and so breaks ties of created_at.
-NEXT_COMMAND: Final = """
-    SELECT c.command
-      FROM enrollment_queue AS q
-      JOIN commands AS c ON c.command_uuid = q.command_uuid
-      LEFT JOIN command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid
-     WHERE q.id = ? AND q.active = TRUE
-       AND (r.status IS NULL OR (r.status = 'NotNow' AND ?))
-     ORDER BY q.priority DESC, q.created_at, q.rowid
-     LIMIT 1
-"""
-_QUEUED: Final = "SELECT 1 FROM enrollment_queue WHERE id = ? AND command_uuid = ?"
-_STORE_NOT_NOW: Final = """
-    INSERT INTO command_results
-        (id, command_uuid, status, result, not_now_at, not_now_tally)
-    VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP, 1)
-    ON CONFLICT (id, command_uuid) DO UPDATE SET
-        result = excluded.result,
-        not_now_tally = command_results.not_now_tally + 1
-    WHERE command_results.status = 'NotNow'
-"""
-_STORE_FINAL: Final = """
-    INSERT INTO command_results (id, command_uuid, status, result)
-    VALUES (?, ?, ?, ?)
-    ON CONFLICT (id, command_uuid) DO UPDATE SET
-        status = excluded.status,
-        result = excluded.result
-"""
+_QUEUED: Final = "SELECT id, command_uuid FROM enrollment_queue WHERE {pairs}"
 _FINISHED: Final = """
     UPDATE enrollment_queue SET active = FALSE
      WHERE id = ? AND command_uuid = ? AND active = TRUE
 """
-_COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
-_ADD_COMMAND: Final = """
-    INSERT INTO commands (command_uuid, request_type, command) VALUES (?, ?, ?)
+_NOT_NOW: Final = """
+    UPDATE command_results SET result = ?, not_now_tally = not_now_tally + 1
+     WHERE id = ? AND command_uuid = ? AND status = 'NotNow'
 """
+_COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
+_ENABLED: Final = "SELECT id, enabled FROM enrollments WHERE id IN ({values})"
 _ENQUEUE: Final = """
-    INSERT INTO enrollment_queue (id, command_uuid) VALUES (?, ?)
-    ON CONFLICT (id, command_uuid) DO NOTHING
+    INSERT INTO enrollment_queue (id, command_uuid, nanomdm_seq)
+    SELECT e.id, ?, ? FROM enrollments AS e WHERE e.id IN ({values}) AND e.enabled = TRUE
 """
 
 
@@ -86,38 +76,38 @@ def enqueue(
 def _enqueue(transaction: Transaction, call: EnqueueCall) -> dict[str, str] | CommandConflict:
     command = call.command
     text = command.raw.decode()
-    transaction.execute(_COMMAND, (command.uuid,))
-    stored = transaction.fetchone()
+    refused = _refused(transaction, call.ids)
+    if len(refused) < len(call.ids):
+        values = (command.uuid, command.request_type, text)
+        transaction.insert_missing(
+            "commands", ("command_uuid",), ("request_type", "command"), [values]
+        )
+    stored = transaction.row(_COMMAND, (command.uuid,))
     if stored is not None and stored[0] != text:
         return CommandConflict(f"command {command.uuid} exists already with other content")
-    refused = _refused(transaction, call.ids)
-    accepted = [
-        (enrollment_id, command.uuid) for enrollment_id in call.ids if enrollment_id not in refused
-    ]
-    if accepted:
-        if stored is None:
-            transaction.execute(_ADD_COMMAND, (command.uuid, command.request_type, text))
-        transaction.executemany(_ENQUEUE, accepted)
+    _queue(transaction, command.uuid, [id for id in call.ids if id not in refused])
     return refused
 
 
 def _refused(transaction: Transaction, ids: Sequence[str]) -> dict[str, str]:
-    refused = {}
-    for chunk in _chunks(ids):
-        marks = ", ".join("?" * len(chunk))
-        transaction.execute(f"SELECT id, enabled FROM enrollments WHERE id IN ({marks})", chunk)
-        enabled = dict(transaction.fetchall())
-        for enrollment_id in chunk:
-            if enrollment_id not in enabled:
-                refused[enrollment_id] = "unknown enrollment id"
-            elif not enabled[enrollment_id]:
-                refused[enrollment_id] = "enrollment is disabled"
-    return refused
+    enabled = dict(transaction.rows_in(_ENABLED, ids))
+    return {
+        enrollment_id: "enrollment is disabled"
+        if enrollment_id in enabled
+        else "unknown enrollment id"
+        for enrollment_id in ids
+        if not enabled.get(enrollment_id)
+    }
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]
+def _queue(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
+    if not ids:
+        return
+    number = transaction.next_number()
+    there_already = transaction.dialect.on_conflict(("id", "command_uuid"), ())
+    for chunk in chunks(ids):
+        statement = _ENQUEUE.format(values=marks(len(chunk))) + there_already
+        transaction.execute(statement, (uuid, number, *chunk))
 
 
 def next_command(transaction: Transaction, ids: Sequence[str]) -> list[bytes | None]:
@@ -125,33 +115,95 @@ def next_command(transaction: Transaction, ids: Sequence[str]) -> list[bytes | N
     @return: for each enrollment its next command, or L{None}; C{NotNow} ones
         are offered again.
     """
-    return [_next_command(transaction, enrollment_id, True) for enrollment_id in ids]
+    found = _next_commands(transaction, NEXT_COMMANDS, ids)
+    return [found.get(enrollment_id) for enrollment_id in ids]
 
 
-def _next_command(
-    transaction: Transaction, enrollment_id: str, offer_not_now: bool
-) -> bytes | None:
-    transaction.execute(NEXT_COMMAND, (enrollment_id, offer_not_now))
-    row = transaction.fetchone()
-    return row[0].encode() if row else None
+def _next_commands(
+    transaction: Transaction, statement: str, ids: Sequence[str]
+) -> dict[str, bytes]:
+    return {
+        enrollment_id: command.encode()
+        for enrollment_id, command in transaction.rows_in(statement, ids)
+    }
 
 
 def store_report(transaction: Transaction, reports: Sequence[CommandReport]) -> list[ReportOutcome]:
     """
     Store each report's result and find the enrollment's next command.
     """
-    return [_store_report(transaction, report) for report in reports]
+    outcomes: list[ReportOutcome] = []
+    for group in _one_each(reports):
+        outcomes += _store_reports(transaction, group)
+    return outcomes
 
 
-def _store_report(transaction: Transaction, report: CommandReport) -> ReportOutcome:
-    enrollment_id = report.enrollment.id
-    key = (enrollment_id, report.command_uuid)
-    transaction.execute(_QUEUED, key)
-    known = transaction.fetchone() is not None
-    not_now = report.status == NOT_NOW
-    if known:
-        statement = _STORE_NOT_NOW if not_now else _STORE_FINAL
-        transaction.execute(statement, (*key, report.status, report.raw.decode()))
-        if not not_now:
-            transaction.execute(_FINISHED, key)
-    return ReportOutcome(known, _next_command(transaction, enrollment_id, not not_now))
+def _one_each(reports: Sequence[CommandReport]) -> Iterator[list[CommandReport]]:
+    """
+    Split reports so that no group has two of one enrollment, whose order counts.
+    """
+    group: dict[str, CommandReport] = {}
+    for report in reports:
+        if report.enrollment.id in group:
+            yield list(group.values())
+            group = {}
+        group[report.enrollment.id] = report
+    yield list(group.values())
+
+
+def _store_reports(
+    transaction: Transaction, reports: Sequence[CommandReport]
+) -> list[ReportOutcome]:
+    known = _known(transaction, reports)
+    # In one order everywhere, so that servers seldom wait for each other.
+    results = sorted((r for r in reports if _key(r) in known), key=_key)
+    _store_finals(transaction, [r for r in results if r.status != NOT_NOW])
+    _store_not_nows(transaction, [r for r in results if r.status == NOT_NOW])
+    busy = [r.enrollment.id for r in reports if r.status == NOT_NOW]
+    ready = [r.enrollment.id for r in reports if r.status != NOT_NOW]
+    commands = {
+        **_next_commands(transaction, NEXT_COMMANDS, ready),
+        **_next_commands(transaction, _NEXT_UNTRIED, busy),
+    }
+    return [ReportOutcome(_key(r) in known, commands.get(r.enrollment.id)) for r in reports]
+
+
+def _key(report: CommandReport) -> tuple[str, str]:
+    return report.enrollment.id, report.command_uuid
+
+
+def _known(transaction: Transaction, reports: Sequence[CommandReport]) -> set[tuple[str, str]]:
+    """
+    @return: those keys of reports whose command was queued.
+    """
+    found: set[tuple[str, str]] = set()
+    for chunk in chunks([_key(report) for report in reports]):
+        pairs = transaction.dialect.pairs(("id", "command_uuid"), len(chunk))
+        rows = transaction.rows(_QUEUED.format(pairs=pairs), flatten(chunk))
+        found.update((enrollment_id, uuid) for enrollment_id, uuid in rows)
+    return found
+
+
+def _store_finals(transaction: Transaction, reports: Sequence[CommandReport]) -> None:
+    transaction.upsert(
+        "command_results",
+        ("id", "command_uuid"),
+        ("status", "result"),
+        [(*_key(report), report.status, report.raw.decode()) for report in reports],
+    )
+    transaction.execute_many(_FINISHED, [_key(report) for report in reports])
+
+
+def _store_not_nows(transaction: Transaction, reports: Sequence[CommandReport]) -> None:
+    """
+    A final answer that is there already stays.
+    """
+    rows = [(*_key(report), report.status, report.raw.decode()) for report in reports]
+    transaction.insert_missing(
+        "command_results",
+        ("id", "command_uuid"),
+        ("status", "result"),
+        rows,
+        now=("not_now_at",),
+    )
+    transaction.execute_many(_NOT_NOW, [(r.raw.decode(), *_key(r)) for r in reports])

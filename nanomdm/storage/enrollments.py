@@ -12,17 +12,8 @@ from attrs import field, frozen
 from nanomdm.errors import NotEnrolled
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.enrollment import Enrollment
-from nanomdm.storage.batcher import Transaction
+from nanomdm.storage.transaction import Transaction, chunks, marks
 
-_AUTHENTICATE: Final = """
-    INSERT INTO devices (id, identity_cert, serial_number, authenticate, authenticate_at)
-    VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP)
-    ON CONFLICT (id) DO UPDATE SET
-        identity_cert = excluded.identity_cert,
-        serial_number = excluded.serial_number,
-        authenticate = excluded.authenticate,
-        authenticate_at = excluded.authenticate_at
-"""
 _FORGET_TOKENS: Final = """
     UPDATE devices
        SET bootstrap_token_b64 = NULL, bootstrap_token_at = NULL,
@@ -54,48 +45,11 @@ _DEVICE_TOKEN_UPDATE: Final = """
 _UNLOCK_TOKEN: Final = """
     UPDATE devices SET unlock_token = ?, unlock_token_at = CURRENT_TIMESTAMP WHERE id = ?
 """
-_USER_TOKEN_UPDATE: Final = """
-    INSERT INTO users
-        (id, device_id, user_short_name, user_long_name, token_update, token_update_at)
-    VALUES (?, ?, ?, ?, ?, CURRENT_TIMESTAMP)
-    ON CONFLICT (id, device_id) DO UPDATE SET
-        user_short_name = excluded.user_short_name,
-        user_long_name = excluded.user_long_name,
-        token_update = excluded.token_update,
-        token_update_at = excluded.token_update_at
-"""
-_ENABLE: Final = """
-    INSERT INTO enrollments
-        (id, device_id, user_id, type, topic, push_magic, token_hex, last_seen_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP)
-    ON CONFLICT (id) DO UPDATE SET
-        device_id = excluded.device_id,
-        user_id = excluded.user_id,
-        type = excluded.type,
-        topic = excluded.topic,
-        push_magic = excluded.push_magic,
-        token_hex = excluded.token_hex,
-        enabled = TRUE,
-        token_update_tally = enrollments.token_update_tally + 1,
-        last_seen_at = excluded.last_seen_at
-"""
 _TALLY: Final = "SELECT token_update_tally FROM enrollments WHERE id = ?"
 _DEVICE_EXISTS: Final = "SELECT 1 FROM devices WHERE id = ?"
-_USER_AUTHENTICATE: Final = """
-    INSERT INTO users (id, device_id, user_authenticate, user_authenticate_at)
-    VALUES (?, ?, ?, CURRENT_TIMESTAMP)
-    ON CONFLICT (id, device_id) DO UPDATE SET
-        user_authenticate = excluded.user_authenticate,
-        user_authenticate_at = excluded.user_authenticate_at
+_SEEN: Final = """
+    UPDATE enrollments SET last_seen_at = CURRENT_TIMESTAMP WHERE id IN ({values})
 """
-_USER_AUTHENTICATE_DIGEST: Final = """
-    INSERT INTO users (id, device_id, user_authenticate_digest, user_authenticate_digest_at)
-    VALUES (?, ?, ?, CURRENT_TIMESTAMP)
-    ON CONFLICT (id, device_id) DO UPDATE SET
-        user_authenticate_digest = excluded.user_authenticate_digest,
-        user_authenticate_digest_at = excluded.user_authenticate_digest_at
-"""
-_SEEN: Final = "UPDATE enrollments SET last_seen_at = CURRENT_TIMESTAMP WHERE id = ?"
 
 
 @frozen
@@ -120,10 +74,16 @@ def authenticate(transaction: Transaction, calls: Sequence[AuthenticateCall]) ->
 def _authenticate(transaction: Transaction, call: AuthenticateCall) -> bool:
     message = call.message
     device_id = message.enrollment.id
-    transaction.execute(_PENDING_PROFILES, (device_id,))
-    renewal = any(call.renews(command.encode()) for (command,) in transaction.fetchall())
-    raw = message.raw.decode()
-    transaction.execute(_AUTHENTICATE, (device_id, call.identity_pem, message.serial_number, raw))
+    pending = transaction.rows(_PENDING_PROFILES, (device_id,))
+    renewal = any(call.renews(command.encode()) for (command,) in pending)
+    values = (device_id, call.identity_pem, message.serial_number, message.raw.decode())
+    transaction.upsert(
+        "devices",
+        ("id",),
+        ("identity_cert", "serial_number", "authenticate"),
+        [values],
+        now=("authenticate_at",),
+    )
     if not renewal:
         for statement in (_FORGET_TOKENS, _DISABLE_DEVICE, _CLEAR_QUEUES):
             transaction.execute(statement, (device_id,))
@@ -149,20 +109,35 @@ def _token_update(transaction: Transaction, message: TokenUpdate) -> int | NotEn
         transaction.execute(_DEVICE_TOKEN_UPDATE, (message.raw.decode(), enrollment.id))
         if message.unlock_token:
             transaction.execute(_UNLOCK_TOKEN, (message.unlock_token, enrollment.id))
-    user_id = enrollment.id if enrollment.is_user_channel else None
-    push = (message.topic, message.push_magic, message.token_hex)
-    transaction.execute(
-        _ENABLE, (enrollment.id, enrollment.device_id, user_id, enrollment.type.value, *push)
-    )
-    transaction.execute(_TALLY, (enrollment.id,))
-    tally: int = transaction.fetchone()[0]
+    _enable(transaction, message)
+    tally: int = transaction.row(_TALLY, (enrollment.id,))[0]
     return tally
 
 
 def _store_user(transaction: Transaction, message: TokenUpdate) -> None:
     names = (message.user_short_name, message.user_long_name)
     ids = (message.enrollment.id, message.enrollment.device_id)
-    transaction.execute(_USER_TOKEN_UPDATE, (*ids, *names, message.raw.decode()))
+    transaction.upsert(
+        "users",
+        ("id", "device_id"),
+        ("user_short_name", "user_long_name", "token_update"),
+        [(*ids, *names, message.raw.decode())],
+        now=("token_update_at",),
+    )
+
+
+def _enable(transaction: Transaction, message: TokenUpdate) -> None:
+    enrollment = message.enrollment
+    user_id = enrollment.id if enrollment.is_user_channel else None
+    ids = (enrollment.id, enrollment.device_id, user_id, enrollment.type.value)
+    transaction.upsert(
+        "enrollments",
+        ("id",),
+        ("device_id", "user_id", "type", "topic", "push_magic", "token_hex"),
+        [(*ids, message.topic, message.push_magic, message.token_hex)],
+        now=("last_seen_at",),
+        then=("enabled = TRUE", "token_update_tally = enrollments.token_update_tally + 1"),
+    )
 
 
 def user_authenticate(
@@ -178,8 +153,14 @@ def _user_authenticate(transaction: Transaction, message: UserAuthenticate) -> N
     enrollment = message.enrollment
     if not _device_exists(transaction, enrollment):
         return _never_authenticated(enrollment)
-    statement = _USER_AUTHENTICATE_DIGEST if message.digest_response else _USER_AUTHENTICATE
-    transaction.execute(statement, (enrollment.id, enrollment.device_id, message.raw.decode()))
+    column = "user_authenticate_digest" if message.digest_response else "user_authenticate"
+    transaction.upsert(
+        "users",
+        ("id", "device_id"),
+        (column,),
+        [(enrollment.id, enrollment.device_id, message.raw.decode())],
+        now=(f"{column}_at",),
+    )
     return None
 
 
@@ -198,13 +179,13 @@ def seen(transaction: Transaction, groups: Sequence[Sequence[str]]) -> list[None
     Set C{last_seen_at} of each group of enrollment ids to now.
     """
     for ids in groups:
-        transaction.executemany(_SEEN, [(enrollment_id,) for enrollment_id in ids])
+        for chunk in chunks(ids):
+            transaction.execute(_SEEN.format(values=marks(len(chunk))), chunk)
     return [None] * len(groups)
 
 
 def _device_exists(transaction: Transaction, enrollment: Enrollment) -> bool:
-    transaction.execute(_DEVICE_EXISTS, (enrollment.device_id,))
-    return transaction.fetchone() is not None
+    return transaction.row(_DEVICE_EXISTS, (enrollment.device_id,)) is not None
 
 
 def _never_authenticated(enrollment: Enrollment) -> NotEnrolled:

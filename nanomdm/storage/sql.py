@@ -20,7 +20,12 @@ from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
 from nanomdm.storage import associations, commands, enrollments, tokens
-from nanomdm.storage.sqlite import SQLiteDatabase
+from nanomdm.storage.database import Database
+from nanomdm.storage.engine import PoolLimits
+from nanomdm.storage.sqlite import SQLiteEngine
+
+#: Ids in one call from which on it takes long enough to disturb others.
+_LARGE = 1000
 
 #: Seconds between two writes of C{last_seen_at}.
 _SEEN_INTERVAL = 1.0
@@ -37,7 +42,7 @@ class SQLStorage:
 
     _log = Logger()
 
-    def __init__(self, database: SQLiteDatabase, clock: IReactorTime) -> None:
+    def __init__(self, database: Database, clock: IReactorTime) -> None:
         self._database = database
         self._read = database.read
         self._write = database.write
@@ -88,7 +93,10 @@ class SQLStorage:
     # commands
 
     def enqueue(self, command: Command, ids: Sequence[str]) -> Deferred[dict[str, str]]:
-        return self._write(commands.enqueue, commands.EnqueueCall(command, ids))
+        call = commands.EnqueueCall(command, ids)
+        if len(ids) > _LARGE:
+            return self._database.write_alone(commands.enqueue, call)
+        return self._write(commands.enqueue, call)
 
     def next_command(self, enrollment_id: str) -> Deferred[bytes | None]:
         return self._read(commands.next_command, enrollment_id)
@@ -133,5 +141,5 @@ def open_sqlite(reactor: Any, path: Path | None) -> SQLStorage:
     @param reactor: provides C{IReactorCore}, C{IReactorTime} and threads.
     @param path: a prepared database file, or L{None} for one in memory.
     """
-    database: SQLiteDatabase = SQLiteDatabase(reactor, path)
+    database = Database(reactor, SQLiteEngine(path), PoolLimits(), shared=path is None)
     return SQLStorage(database, reactor)

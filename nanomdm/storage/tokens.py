@@ -11,7 +11,7 @@ from typing import Final
 from attrs import field, frozen
 
 from nanomdm.errors import NotEnrolled
-from nanomdm.storage.batcher import Transaction
+from nanomdm.storage.transaction import Transaction
 
 _STORE: Final = """
     UPDATE devices SET bootstrap_token_b64 = ?, bootstrap_token_at = CURRENT_TIMESTAMP
@@ -44,9 +44,7 @@ def store_bootstrap(
 
 def _store(transaction: Transaction, item: BootstrapToken) -> NotEnrolled | None:
     encoded = base64.b64encode(item.token).decode() if item.token else None
-    transaction.execute(_STORE if encoded else _DELETE, (encoded, item.device_id))
-    # A row that changes nothing counts on every engine, since its time changes.
-    if transaction.rowcount == 0:
+    if not transaction.execute(_STORE if encoded else _DELETE, (encoded, item.device_id)):
         return NotEnrolled(f"{item.device_id} never sent an Authenticate")
     return None
 
@@ -59,6 +57,5 @@ def fetch_bootstrap(transaction: Transaction, device_ids: Sequence[str]) -> list
 
 
 def _fetch(transaction: Transaction, device_id: str) -> bytes | None:
-    transaction.execute(_FETCH, (device_id,))
-    row = transaction.fetchone()
+    row = transaction.row(_FETCH, (device_id,))
     return base64.b64decode(row[0]) if row and row[0] else None

@@ -22,6 +22,7 @@ from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from nanomdm.sim.signing import sign_like_device, sign_modern
 from nanomdm.tap import build
 from tests import samples
+from tests.storage.tables import query
 
 KEY = "api-key"
 CHECKIN = "application/x-apple-aspen-mdm-checkin"
@@ -163,11 +164,7 @@ class ServerCase(TestCase):
         Look into the storage's tables.
         """
 
-        def look(transaction: Any, batch: Any) -> list[Any]:
-            transaction.execute(sql, parameters)
-            return [transaction.fetchall()]
-
-        return self.storage._database.write(look, None)
+        return query(self.storage, sql, *parameters)
 
     def assertOK(self, answer: Answer, body: bytes = b"") -> None:
         """

@@ -18,6 +18,7 @@ from nanomdm.interfaces import AssociationFacts
 from nanomdm.mdm.enrollment import Enrollment, EnrollmentType
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.storage.sql import open_sqlite
+from tests.storage.tables import query
 
 D1 = Enrollment("D1", EnrollmentType.DEVICE)
 D2 = Enrollment("D2", EnrollmentType.DEVICE)
@@ -83,12 +84,7 @@ class AssociationCase(TestCase):
         """
         Look into the tables, or change them.
         """
-
-        def look(transaction: Any, batch: Any) -> list[Any]:
-            transaction.execute(sql, parameters)
-            return [transaction.fetchall()]
-
-        return await self.storage._database.write(look, None)
+        return await query(self.storage, sql, *parameters)
 
     async def pairs(self) -> list[tuple[str, str]]:
         """

@@ -16,6 +16,7 @@ from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.command import installs_mdm_profile, parse_command, parse_report
 from nanomdm.mdm.enrollment import SHARED_IPAD_USER_ID
 from tests import samples
+from tests.storage.tables import query
 
 PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 HASH_A, HASH_B = "a" * 64, "b" * 64
@@ -42,11 +43,7 @@ class StorageContract:
         Look into the tables.  Statements use C{?} for parameters.
         """
 
-        def look(transaction, batch):
-            transaction.execute(sql, parameters)
-            return [transaction.fetchall()]
-
-        return self.storage._database.write(look, None)
+        return query(self.storage, sql, *parameters)
 
     def setUp(self) -> None:
         self.storage = self.open()

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
 from nanomdm.mdm.command import parse_report
 from nanomdm.storage import commands
-from nanomdm.storage.schema import MIGRATIONS
+from nanomdm.storage.schema.sqlite import MIGRATIONS
 from nanomdm.storage.sql import SQLStorage, open_sqlite
 from nanomdm.storage.sqlite import prepare
 from tests import samples
@@ -71,9 +71,11 @@ class FileTests(StorageContract, TestCase):
         self.assertGreater(seen, "2002")
 
     async def test_nextCommandUsesTheIndex(self) -> None:
-        plan = await self.query("EXPLAIN QUERY PLAN " + commands.NEXT_COMMAND, "D1", True)
+        statement = commands.NEXT_COMMANDS.format(values="?, ?")
+        plan = await self.query("EXPLAIN QUERY PLAN " + statement, "D1", "D2")
         steps = [str(row[-1]) for row in plan]
-        self.assertIn("USING INDEX idx_queue_lookup (id=? AND active=?)", steps[0])
+        lookup = "SEARCH q USING COVERING INDEX nanomdm_queue_next (id=? AND active=?)"
+        self.assertIn(lookup, steps)
         self.assertFalse([step for step in steps if "SCAN" in step or "TEMP B-TREE" in step], steps)
 
     async def test_answeredRowsDoNotSlowTheQueue(self) -> None:
@@ -132,8 +134,7 @@ class FileTests(StorageContract, TestCase):
         await self.enqueue("C1")
 
         def limit(transaction, batch):
-            connection = transaction._connection._connection
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+            transaction._cursor.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
             return [None]
 
         await self.storage._database.write(limit, None)
@@ -205,6 +206,8 @@ class PrepareTests(SynchronousTestCase):
         path = Path(self.mktemp())
         broken = (*MIGRATIONS, "CREATE TABLE extra (id INTEGER);\nNONSENSE;\n")
         prepare(path)
-        self.patch(__import__("nanomdm.storage.schema", fromlist=["x"]), "MIGRATIONS", broken)
+        self.patch(
+            __import__("nanomdm.storage.schema.sqlite", fromlist=["x"]), "MIGRATIONS", broken
+        )
         self.assertRefused(path, "syntax error")
         self.assertEqual(self.version(path), len(MIGRATIONS))

@@ -1,16 +1,18 @@
 """
 The SQLite tables, and how a database gets from one version to the next.
 
-Names and meanings are NanoMDM's, so that data can move between engines.  The
-version is SQLite's C{user_version}; C{MIGRATIONS[n]} leads from n to n + 1.
+The version is SQLite's C{user_version}; C{MIGRATIONS[n]} leads from n to n + 1.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from nanomdm.errors import ConfigError
+from nanomdm.storage.schema.changes import Change
 
 _NOW: Final = "(strftime('%Y-%m-%d %H:%M:%f', 'now'))"
 _TIMES: Final = f"""
@@ -93,10 +95,13 @@ CREATE TABLE enrollment_queue (
     command_uuid VARCHAR(127) NOT NULL
         REFERENCES commands (command_uuid) ON DELETE CASCADE ON UPDATE CASCADE,
     active BOOLEAN NOT NULL DEFAULT TRUE,
-    priority TINYINT NOT NULL DEFAULT 0,{_TIMES},
+    priority TINYINT NOT NULL DEFAULT 0,
+    nanomdm_seq BIGINT NOT NULL DEFAULT 0,{_TIMES},
     PRIMARY KEY (id, command_uuid)
 );
 CREATE INDEX idx_queue_lookup ON enrollment_queue (id, active, priority DESC, created_at);
+CREATE INDEX nanomdm_queue_next ON enrollment_queue
+    (id, active, priority DESC, created_at, nanomdm_seq, command_uuid);
 CREATE INDEX queue_command ON enrollment_queue (command_uuid);
 
 CREATE TABLE push_certs (
@@ -108,10 +113,20 @@ CREATE TABLE push_certs (
 
 CREATE TABLE cert_auth_associations (
     id VARCHAR(255) NOT NULL,
-    sha256 CHAR(64) NOT NULL,{_TIMES},
+    sha256 CHAR(64) NOT NULL,
+    nanomdm_seq BIGINT NOT NULL DEFAULT 0,{_TIMES},
     PRIMARY KEY (id, sha256)
 );
 CREATE INDEX idx_sha256 ON cert_auth_associations (sha256);
+
+CREATE TABLE nanomdm_cert_owners (
+    sha256 CHAR(64) NOT NULL PRIMARY KEY,
+    id VARCHAR(255) NOT NULL
+);
+
+CREATE TABLE nanomdm_sequence (
+    value INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT
+);
 
 CREATE VIEW view_queue AS
     SELECT q.id, q.created_at, q.active, q.priority,
@@ -147,50 +162,65 @@ END;
 MIGRATIONS: Final[tuple[str, ...]] = (_TABLES + "".join(map(_touch, _TOUCHED)),)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+class SQLite:
     """
-    Create the tables in an empty database, or bring an older one up to date, in
-    one transaction.
+    SQLite, see L{nanomdm.storage.schema.changes.Engine}.  A version is reached in
+    one transaction, or not at all.
+    """
 
-    @param connection: in autocommit mode (C{isolation_level} is L{None}).
-    @raise ConfigError: the database was made by a newer version, or holds
-        something else.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    def pending(self, connection: sqlite3.Connection) -> list[Change]:
+        """
+        @return: a change for each version that is missing.
+        @raise ConfigError: the database was made by a newer nanomdm, or holds
+            something else.
+        """
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        _check(connection, version)
-        for script in MIGRATIONS[version:]:
-            for statement in _statements(script):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+        if version > len(MIGRATIONS):
+            raise ConfigError(
+                f"the database has schema version {version}, made by a newer nanomdm;"
+                f" this one knows up to {len(MIGRATIONS)}"
+            )
+        if version == 0:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if tables:
+                raise ConfigError("the database is not empty and was not made by nanomdm")
+        return self.blank()[version:]
+
+    @contextmanager
+    def locked(self, connection: sqlite3.Connection, timeout: float) -> Iterator[None]:
+        """
+        Make the changes in one transaction that locks the file.
+
+        @param timeout: not used, the connection has its own.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    def blank(self) -> list[Change]:
+        """
+        @return: a change for every version.
+        """
+        return [
+            Change(
+                f"schema version {number}",
+                (*_statements(migration), f"PRAGMA user_version = {number}"),
+            )
+            for number, migration in enumerate(MIGRATIONS, 1)
+        ]
 
 
-def _check(connection: sqlite3.Connection, version: int) -> None:
-    if version > len(MIGRATIONS):
-        raise ConfigError(
-            f"the database has schema version {version}, made by a newer nanomdm;"
-            f" this one knows up to {len(MIGRATIONS)}"
-        )
-    if version == 0:
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables:
-            raise ConfigError("the database is not empty and was not made by nanomdm")
-
-
-def _statements(script: str) -> list[str]:
+def _statements(script: str) -> Iterator[str]:
     """
     Split a script, since C{executescript} would commit between its statements.
     """
-    statements: list[str] = []
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line
         if sqlite3.complete_statement(pending):
-            statements.append(pending)
+            yield pending.strip().removesuffix(";")
             pending = ""
-    return statements

@@ -1,0 +1,93 @@
+"""
+What a database engine is to the storage: how to connect, and what its errors
+mean.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Protocol
+
+from attrs import define
+
+from nanomdm.storage.transaction import Dialect
+
+
+class Trouble(Enum):
+    """
+    What to make of an error.
+    """
+
+    #: A deadlock or the like: the same transaction may well succeed again.
+    RETRY = "retry"
+    #: The connection is gone; a new one may work.
+    LOST = "lost"
+    #: The database can not serve at present.
+    UNAVAILABLE = "unavailable"
+    #: A value does not fit.
+    TOO_LARGE = "too large"
+    #: A bug, or data that the tables do not allow.
+    OTHER = "other"
+
+
+class Engine(Protocol):
+    """
+    One database on one engine.
+    """
+
+    @property
+    def kind(self) -> str:
+        """
+        The name in C{--storage}.
+        """
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """
+        Its SQL.
+        """
+        ...
+
+    @property
+    def begin_write(self) -> str | None:
+        """
+        Starts a transaction that will write; L{None} where the driver does it by
+        itself.
+        """
+        ...
+
+    def connect(self, autocommit: bool = False) -> Any:
+        """
+        Open a connection.  Blocks.
+
+        @param autocommit: each statement is a transaction of its own.
+        """
+        ...
+
+    def ping(self, connection: Any) -> None:
+        """
+        Raise unless a connection still works.  Blocks.
+        """
+        ...
+
+    def trouble(self, error: BaseException) -> Trouble:
+        """
+        @return: what to make of an error of the driver.
+        """
+        ...
+
+
+@define
+class PoolLimits:
+    """
+    How connections are kept.
+
+    @ivar size: how many at the most.
+    @ivar max_lifetime: seconds after which one is replaced; L{None} for never.
+    @ivar max_idle_time: seconds unused after which one is replaced.
+    """
+
+    size: int = 1
+    max_lifetime: float | None = None
+    max_idle_time: float | None = None

@@ -1,0 +1,207 @@
+"""
+Statements in a transaction, in words that every engine understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+T = TypeVar("T")
+
+#: Values in one statement: far below every engine's limit on placeholders.
+_CHUNK: Final = 512
+
+
+class Cursor(Protocol):
+    """
+    The part of a DB-API cursor that is used here.
+    """
+
+    rowcount: int
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Any: ...
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> Any: ...
+
+
+class Dialect(Protocol):
+    """
+    Where the engines' SQL differs.  Everything else stands once, in the modules
+    of its concerns.
+    """
+
+    def statement(self, sql: str) -> str:
+        """
+        @return: C{sql} with the driver's placeholders for C{?}.
+        """
+        ...
+
+    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
+        """
+        @param keys: the columns of the unique key.
+        @param assignments: what to do with the row that is there; nothing when
+            empty.
+        @return: the end of an C{INSERT}.
+        """
+        ...
+
+    def inserted(self, column: str) -> str:
+        """
+        @return: the value that the C{INSERT} meant for C{column}.
+        """
+        ...
+
+    def age(self, column: str) -> str:
+        """
+        @return: seconds since the time in C{column}.
+        """
+        ...
+
+    def pairs(self, columns: tuple[str, str], count: int) -> str:
+        """
+        @return: a condition: the two columns are one of C{count} pairs.
+        """
+        ...
+
+    def next_number(self, cursor: Cursor) -> int:
+        """
+        @return: a number that is higher than all before it.
+        """
+        ...
+
+
+class Transaction:
+    """
+    A transaction that is under way, in a pool thread.
+
+    @param cursor: executes its statements.
+    @param dialect: the engine's words.
+    """
+
+    def __init__(self, cursor: Cursor, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self.dialect = dialect
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """
+        @param sql: a statement with C{?} for each parameter.
+        @return: how many rows it changed.
+        """
+        self._cursor.execute(self.dialect.statement(sql), tuple(parameters))
+        return self._cursor.rowcount
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """
+        Execute a statement once for each row of parameters.
+        """
+        if rows:
+            self._cursor.executemany(self.dialect.statement(sql), rows)
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """
+        @return: the first row, or L{None}.
+        """
+        self._cursor.execute(self.dialect.statement(sql), tuple(parameters))
+        return self._cursor.fetchone()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """
+        @return: all rows.
+        """
+        self._cursor.execute(self.dialect.statement(sql), tuple(parameters))
+        return list(self._cursor.fetchall())
+
+    def rows_in(self, sql: str, values: Sequence[str], *parameters: Any) -> Iterator[Any]:
+        """
+        All rows of a statement that asks about many values.
+
+        @param sql: with C{{values}} where the list of values stands, after all
+            other parameters.
+        """
+        for chunk in chunks(values):
+            padded = _pad(chunk)
+            statement = sql.format(values=marks(len(padded)))
+            yield from self.rows(statement, (*parameters, *padded))
+
+    def upsert(
+        self,
+        table: str,
+        keys: Sequence[str],
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        now: Sequence[str] = (),
+        then: Sequence[str] = (),
+    ) -> None:
+        """
+        Insert rows, or update those that are there.
+
+        @param keys: the columns of the unique key.
+        @param columns: the other columns; C{rows} have values for C{keys} and
+            then for these.
+        @param now: further columns, which become the present time.
+        @param then: further assignments for rows that are there.
+        """
+        assignments = [f"{name} = {self.dialect.inserted(name)}" for name in (*columns, *now)]
+        insert = _insert(table, (*keys, *columns), now)
+        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, [*assignments, *then])}", rows)
+
+    def insert_missing(
+        self,
+        table: str,
+        keys: Sequence[str],
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        now: Sequence[str] = (),
+    ) -> None:
+        """
+        Insert those rows that are not there yet; see L{upsert}.
+        """
+        insert = _insert(table, (*keys, *columns), now)
+        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, ())}", rows)
+
+    def next_number(self) -> int:
+        """
+        @return: a number that is higher than all before it, on every server.
+        """
+        return self.dialect.next_number(self._cursor)
+
+
+def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterator[Sequence[T]]:
+    """
+    @return: C{values} in pieces that fit into one statement.
+    """
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def marks(count: int) -> str:
+    """
+    @return: so many placeholders.
+    """
+    return ", ".join("?" * count)
+
+
+def flatten(pairs: Iterable[Sequence[T]]) -> list[T]:
+    """
+    @return: all parts of all pairs.
+    """
+    return [part for pair in pairs for part in pair]
+
+
+def _pad(values: Sequence[T]) -> Sequence[T]:
+    """
+    Repeat the last value up to a power of two, so that a few statements, which
+    engines and drivers keep prepared, serve lists of all lengths.
+    """
+    size = 1 << (len(values) - 1).bit_length()
+    return [*values, *[values[-1]] * (size - len(values))]
+
+
+def _insert(table: str, columns: Sequence[str], now: Sequence[str]) -> str:
+    values = ", ".join([*"?" * len(columns), *["CURRENT_TIMESTAMP"] * len(now)])
+    return f"INSERT INTO {table} ({', '.join([*columns, *now])}) VALUES ({values})"
