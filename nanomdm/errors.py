@@ -1,7 +1,7 @@
 """
 What can go wrong, in the domain's words.
 
-Nothing here knows about HTTP: L{nanomdm.http.funnel} alone maps these to
+Nothing here knows about HTTP: L{nanomdm.http.endpoint} alone maps these to
 status codes.
 """
 

@@ -28,6 +28,7 @@ class AssociationFacts:
         over; L{None} when there is no later one.
     @ivar taken_by: another id that has the certificate.
     @ivar id_has_other: the id has another certificate.
+    @ivar variant_of: an id that has this same certificate with another hash.
     @ivar inserted: the pair was added by this call.
     """
 
@@ -35,6 +36,7 @@ class AssociationFacts:
     superseded_for: float | None = None
     taken_by: str | None = None
     id_has_other: bool = False
+    variant_of: str | None = None
     inserted: bool = False
 
 
@@ -162,7 +164,7 @@ class IAssociationStore(Interface):
         """
 
     def associate(
-        device_id: str, sha256: str, first_only: bool, grace: float
+        device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
         """
         Look, and add the pair when it is new and the certificate is free, in one
@@ -172,6 +174,8 @@ class IAssociationStore(Interface):
         @param first_only: add only when the id has no certificate at all, and
             leave an existing pair's age alone.
         @param grace: seconds for which a superseded pair can come back.
+        @param twin: the other hash that this same certificate can have; if it
+            is known, the pair is not added.
         @return: the facts before the call, and whether the pair was added.
         """
 

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from nanomdm.errors import MessageError
-from nanomdm.mdm.fields import optional_string, string
+from nanomdm.mdm.fields import optional_string
 from nanomdm.mdm.plist import Dictionary
 
 #: Width of every id column.
@@ -71,26 +71,39 @@ def enrollment_of(message: Dictionary) -> Enrollment:
     @param message: the outermost keys of a check-in message or command report.
     @raise MessageError: there is no id, or one that can not be stored.
     """
-    device_id = optional_string(message, "UDID", MAX_ID)
+    device_id = _part(message, "UDID")
     if device_id is not None:
         return _device_enrollment(message, device_id)
-    device_id = optional_string(message, "EnrollmentID", MAX_ID)
+    device_id = _part(message, "EnrollmentID")
     if device_id is None:
         raise MessageError("neither UDID nor EnrollmentID")
-    user_id = optional_string(message, "EnrollmentUserID", MAX_ID)
+    user_id = _part(message, "EnrollmentUserID")
     if user_id is None:
         return _device(device_id, EnrollmentType.USER_ENROLLMENT_DEVICE)
     return _user(device_id, user_id, EnrollmentType.USER_ENROLLMENT)
 
 
 def _device_enrollment(message: Dictionary, device_id: str) -> Enrollment:
-    user_id = optional_string(message, "UserID", MAX_ID)
+    user_id = _part(message, "UserID")
     if user_id is None:
         return _device(device_id, EnrollmentType.DEVICE)
     if user_id == SHARED_IPAD_USER_ID:
-        short_name = string(message, "UserShortName", MAX_ID)
+        short_name = _part(message, "UserShortName")
+        if short_name is None:
+            raise MessageError("UserShortName is missing or empty")
         return _user(device_id, short_name, EnrollmentType.SHARED_IPAD)
     return _user(device_id, user_id, EnrollmentType.USER)
+
+
+def _part(message: Dictionary, key: str) -> str | None:
+    """
+    A part of an enrollment id.  The API separates ids by commas and logs show
+    them, so a device must not call itself what could be read as something else.
+    """
+    part = optional_string(message, key, MAX_ID)
+    if part is not None and ("," in part or part != part.strip() or not part.isprintable()):
+        raise MessageError(f"{key} holds a comma, a control character or a blank at its end")
+    return part
 
 
 def _device(device_id: str, type: EnrollmentType) -> Enrollment:

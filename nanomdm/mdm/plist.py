@@ -27,6 +27,12 @@ _INTEGER: Final = re.compile(r"[+-]?\d{1,20}")
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
+#: Values that are built of one document, which bounds memory.
+MAX_VALUES: Final = 100_000
+
+_BLANKS: Final = b" \t\r\n"
+
+
 class Nested:
     """
     Stands for a dictionary or array that lies deeper than what was asked for.
@@ -65,6 +71,10 @@ def parse(body: bytes, keep: int = MAX_DEPTH) -> Dictionary:
         reader.parser.Parse(body, True)
     except expat.ExpatError as error:
         raise MessageError(f"body is not well-formed XML: {error}") from None
+    finally:
+        # The parser holds the reader's methods: without this, both would wait for
+        # the garbage collector.
+        del reader.parser
     if not isinstance(reader.root, dict):
         raise MessageError("the property list is not a dictionary")
     return reader.root
@@ -83,6 +93,7 @@ class _Reader:
         self._leaf: str | None = None
         self._text: list[str] = []
         self._depth = 0
+        self._values = 0
         # The declared encoding is ignored: what is stored as text must be UTF-8.
         self.parser = expat.ParserCreate("UTF-8")
         self.parser.buffer_text = True
@@ -170,6 +181,9 @@ class _Reader:
         self._keys[-1] = key
 
     def _place(self, value: Value) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise MessageError(f"more than {MAX_VALUES} values")
         if not self._stack:
             if self.root is not None:
                 raise MessageError("more than one outermost value")
@@ -216,7 +230,7 @@ def _real(text: str) -> float:
 
 def _data(text: str) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _BLANKS), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MessageError(f"<data> is not base64: {error}") from None
 

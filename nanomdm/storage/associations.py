@@ -51,6 +51,7 @@ class AssociateCall:
     pair: Pair
     first_only: bool
     grace: float
+    twin: str | None = None
 
 
 @frozen
@@ -114,25 +115,38 @@ def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFact
         return found
     if found.taken_by is not None or (call.first_only and found.id_has_other):
         return found
-    owner = _claim(transaction, pair)
+    owner = _claim(transaction, call)
     if owner != pair.device_id:
         return evolve(found, taken_by=owner)
+    # Only after the claim can no other server add the twin any more.
+    variant_of = _holder_of_twin(transaction, call)
+    if variant_of is not None:
+        return evolve(found, variant_of=variant_of)
     transaction.execute(_ADD, (pair.device_id, pair.sha256, transaction.next_number()))
     return evolve(found, inserted=True)
 
 
-def _claim(transaction: Transaction, pair: Pair) -> str:
+def _holder_of_twin(transaction: Transaction, call: AssociateCall) -> str | None:
+    if call.twin is None:
+        return None
+    [twin] = facts(transaction, [Pair(call.pair.device_id, call.twin)])
+    return call.pair.device_id if twin.associated else twin.taken_by
+
+
+def _claim(transaction: Transaction, call: AssociateCall) -> str:
     """
-    Take a certificate that is free.
+    Take a certificate that is free, whichever of its hashes it is shown with.
 
     @return: the id that has it now; a claim whose association was deleted by
         hand no longer counts.
     """
+    device_id = call.pair.device_id
+    hashes = sorted({call.pair.sha256, call.twin or call.pair.sha256})
     transaction.insert_missing(
-        "nanomdm_cert_owners", ("sha256",), ("id",), [(pair.sha256, pair.device_id)]
+        "nanomdm_cert_owners", ("sha256",), ("id",), [(hashes[0], device_id)]
     )
-    owner: str = transaction.row(_OWNER, (pair.sha256,))[0]
-    if owner != pair.device_id and transaction.row(_EXISTS, (owner, pair.sha256)) is None:
-        if transaction.execute(_TAKE_OVER, (pair.device_id, pair.sha256, owner)):
-            return pair.device_id
-    return owner
+    owner: str = transaction.row(_OWNER, (hashes[0],))[0]
+    if owner == device_id or any(transaction.row(_EXISTS, (owner, sha256)) for sha256 in hashes):
+        return owner
+    taken = transaction.execute(_TAKE_OVER, (device_id, hashes[0], owner))
+    return device_id if taken else owner

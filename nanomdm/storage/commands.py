@@ -41,12 +41,21 @@ _FINISHED: Final = """
     UPDATE enrollment_queue SET active = FALSE
      WHERE id = ? AND command_uuid = ? AND active = TRUE
 """
+_DELETE: Final = "DELETE FROM {table} WHERE id = ? AND command_uuid = ?"
 _NOT_NOW: Final = """
     UPDATE command_results SET result = ?, not_now_tally = not_now_tally + 1
      WHERE id = ? AND command_uuid = ? AND status = 'NotNow'
 """
 _COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
 _ENABLED: Final = "SELECT id, enabled FROM enrollments WHERE id IN ({values})"
+_REVIVE: Final = """
+    UPDATE enrollment_queue SET active = TRUE
+     WHERE command_uuid = ? AND active = FALSE AND id IN ({values})
+       AND NOT EXISTS (SELECT 1 FROM command_results AS r
+                        WHERE r.id = enrollment_queue.id
+                          AND r.command_uuid = enrollment_queue.command_uuid
+                          AND r.status <> 'NotNow')
+"""
 _ENQUEUE: Final = """
     INSERT INTO enrollment_queue (id, command_uuid, nanomdm_seq)
     SELECT e.id, ?, ? FROM enrollments AS e WHERE e.id IN ({values}) AND e.enabled = TRUE
@@ -77,15 +86,18 @@ def _enqueue(transaction: Transaction, call: EnqueueCall) -> dict[str, str] | Co
     command = call.command
     text = command.raw.decode()
     refused = _refused(transaction, call.ids)
-    if len(refused) < len(call.ids):
+    accepted = [id for id in call.ids if id not in refused]
+    if accepted:
         values = (command.uuid, command.request_type, text)
+        # An existing one is locked, so that upkeep can not delete it meanwhile.
         transaction.insert_missing(
-            "commands", ("command_uuid",), ("request_type", "command"), [values]
+            "commands", ("command_uuid",), ("request_type", "command"), [values], lock=True
         )
     stored = transaction.row(_COMMAND, (command.uuid,))
     if stored is not None and stored[0] != text:
         return CommandConflict(f"command {command.uuid} exists already with other content")
-    _queue(transaction, command.uuid, [id for id in call.ids if id not in refused])
+    if accepted:
+        _queue(transaction, command.uuid, accepted)
     return refused
 
 
@@ -101,13 +113,15 @@ def _refused(transaction: Transaction, ids: Sequence[str]) -> dict[str, str]:
 
 
 def _queue(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
-    if not ids:
-        return
+    """
+    Queue a command; where it was cleared without an answer, it is wanted again.
+    """
     number = transaction.next_number()
     there_already = transaction.dialect.on_conflict(("id", "command_uuid"), ())
     for chunk in chunks(ids):
-        statement = _ENQUEUE.format(values=marks(len(chunk))) + there_already
-        transaction.execute(statement, (uuid, number, *chunk))
+        values = marks(len(chunk))
+        transaction.execute(_REVIVE.format(values=values), (uuid, *chunk))
+        transaction.execute(_ENQUEUE.format(values=values) + there_already, (uuid, number, *chunk))
 
 
 def next_command(transaction: Transaction, ids: Sequence[str]) -> list[bytes | None]:
@@ -136,6 +150,33 @@ def store_report(transaction: Transaction, reports: Sequence[CommandReport]) -> 
     for group in _one_each(reports):
         outcomes += _store_reports(transaction, group)
     return outcomes
+
+
+def store_and_delete(
+    transaction: Transaction, reports: Sequence[CommandReport]
+) -> list[ReportOutcome]:
+    """
+    As L{store_report}, but final answers are not kept: the command leaves the
+    enrollment's queue.
+    """
+    outcomes = store_report(transaction, reports)
+    answered = [
+        _key(report)
+        for report, outcome in zip(reports, outcomes, strict=True)
+        if outcome.known and report.status != NOT_NOW
+    ]
+    delete_answered(transaction, sorted(answered))
+    return outcomes
+
+
+def delete_answered(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> None:
+    """
+    Delete answered commands of enrollments, with their results.
+
+    @param keys: enrollment ids with command UUIDs.
+    """
+    for table in ("command_results", "enrollment_queue"):
+        transaction.execute_many(_DELETE.format(table=table), keys)
 
 
 def _one_each(reports: Sequence[CommandReport]) -> Iterator[list[CommandReport]]:

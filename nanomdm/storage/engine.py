@@ -65,6 +65,13 @@ class Engine(Protocol):
         """
         ...
 
+    def connect_for_schema(self) -> Any:
+        """
+        Open a connection that commits each statement and waits for it as long
+        as it takes.  Blocks.
+        """
+        ...
+
     def ping(self, connection: Any) -> None:
         """
         Raise unless a connection still works.  Blocks.

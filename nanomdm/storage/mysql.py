@@ -32,6 +32,8 @@ class MySQLDialect:
     L{nanomdm.storage.transaction.Dialect} of MySQL and MariaDB.
     """
 
+    for_update = "FOR UPDATE"
+
     @staticmethod
     @cache
     def statement(sql: str) -> str:
@@ -81,12 +83,23 @@ class MySQLEngine:
             # An update that finds a row counts it, changed or not.
             "client_flag": pymysql.constants.CLIENT.FOUND_ROWS,
         }
-        connection = pymysql.connect(**{**defaults, **self.arguments, "autocommit": autocommit})
+        connection: Any = pymysql.connect(
+            **{**defaults, **self.arguments, "autocommit": autocommit}
+        )
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute("SET SESSION innodb_lock_wait_timeout = 10")
         connection.commit()
         return connection
+
+    def connect_for_schema(self) -> Any:
+        arguments = {
+            "connect_timeout": _CONNECT_TIMEOUT,
+            **self.arguments,
+            # Building an index takes as long as it takes.
+            **{"read_timeout": None, "write_timeout": None, "autocommit": True},
+        }
+        return pymysql.connect(**arguments)
 
     def ping(self, connection: Any) -> None:
         connection.ping(reconnect=False)

@@ -30,6 +30,8 @@ class PostgreSQLDialect:
     L{nanomdm.storage.transaction.Dialect} of PostgreSQL.
     """
 
+    for_update = "FOR UPDATE"
+
     @staticmethod
     @cache
     def statement(sql: str) -> str:
@@ -68,14 +70,18 @@ class PostgreSQLEngine:
     begin_write = None
 
     def connect(self, autocommit: bool = False) -> Any:
+        return self._connect(_TIMEOUTS, autocommit)
+
+    def connect_for_schema(self) -> Any:
+        return self._connect("", autocommit=True)
+
+    def _connect(self, more_options: str, autocommit: bool) -> Any:
         given: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self.conninfo)
-        options = f"{_TIMEOUTS} {given.pop('options', '')}".strip()
+        given["options"] = f"{more_options} {given.get('options') or ''}".strip()
         given.setdefault("connect_timeout", _CONNECT_TIMEOUT)
         # Notices a peer that vanished without a word.
         given.setdefault("tcp_user_timeout", 30_000)
-        return psycopg.connect(
-            psycopg.conninfo.make_conninfo(**given), options=options, autocommit=autocommit
-        )
+        return psycopg.connect(psycopg.conninfo.make_conninfo(**given), autocommit=autocommit)
 
     def ping(self, connection: Any) -> None:
         connection.execute("SELECT 1")

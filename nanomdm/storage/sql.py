@@ -23,12 +23,16 @@ from nanomdm.storage import associations, commands, enrollments, tokens
 from nanomdm.storage.database import Database
 from nanomdm.storage.engine import PoolLimits
 from nanomdm.storage.sqlite import SQLiteEngine
+from nanomdm.storage.upkeep import Upkeep
 
 #: Ids in one call from which on it takes long enough to disturb others.
 _LARGE = 1000
 
 #: Seconds between two writes of C{last_seen_at}.
 _SEEN_INTERVAL = 1.0
+
+#: Seconds without one after one that failed.
+_SEEN_PAUSE = 30.0
 
 
 @implementer(IStorage)
@@ -38,29 +42,50 @@ class SQLStorage:
 
     @param database: runs operations in transactions.
     @param clock: when to write what was collected in memory.
+    @param upkeep: keeps the queue short.
+    @param delete: answered commands are deleted, not kept with their results.
+    @param replica: a copy that may lag; only inspection may read it.
     """
 
     _log = Logger()
 
-    def __init__(self, database: Database, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: IReactorTime,
+        upkeep: Upkeep | None = None,
+        delete: bool = False,
+        replica: Database | None = None,
+    ) -> None:
         self._database = database
+        self._upkeep = upkeep
+        self._replica = replica
+        self._store_report = commands.store_and_delete if delete else commands.store_report
         self._read = database.read
         self._write = database.write
+        self._clock = clock
         self._seen: set[str] = set()
+        self._seen_after = 0.0
         self._seen_writer = LoopingCall(self._write_seen)
         self._seen_writer.clock = clock
 
     def start(self) -> None:
         self._seen_writer.start(_SEEN_INTERVAL, now=False).addErrback(self._seen_failed)
+        if self._upkeep is not None:
+            self._upkeep.start()
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._upkeep is not None:
+            await self._upkeep.stop()
         if self._seen_writer.running:
             self._seen_writer.stop()
-        await self._write_seen()
+        await self._flush_seen()
         await self._database.close()
+        if self._replica is not None:
+            await self._replica.close()
 
     # enrollments
 
@@ -102,7 +127,7 @@ class SQLStorage:
         return self._read(commands.next_command, enrollment_id)
 
     def store_report(self, report: CommandReport) -> Deferred[ReportOutcome]:
-        return self._write(commands.store_report, report)
+        return self._write(self._store_report, report)
 
     # certificate associations
 
@@ -110,10 +135,10 @@ class SQLStorage:
         return self._read(associations.facts, associations.Pair(device_id, sha256))
 
     def associate(
-        self, device_id: str, sha256: str, first_only: bool, grace: float
+        self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
         pair = associations.Pair(device_id, sha256)
-        call = associations.AssociateCall(pair, first_only, grace)
+        call = associations.AssociateCall(pair, first_only, grace, twin)
         return self._write(associations.associate, call)
 
     # last seen
@@ -122,15 +147,17 @@ class SQLStorage:
         return Deferred.fromCoroutine(self._flush_seen())
 
     async def _flush_seen(self) -> None:
-        if not self._seen:
+        if not self._seen or self._clock.seconds() < self._seen_after:
             return
         ids, self._seen = self._seen, set()
         try:
             await self._write(enrollments.seen, sorted(ids))
-        except Exception:
-            # Seen times are not worth failing for; the next write has them.
+        except Exception as error:
+            # Not worth failing for, nor worth getting in the way of what is; a
+            # later write has them.
             self._seen |= ids
-            self._log.failure("last seen times not written")
+            self._seen_after = self._clock.seconds() + _SEEN_PAUSE
+            self._log.warn("last seen times not written yet", error=str(error))
 
     def _seen_failed(self, failure: Failure) -> None:
         self._log.failure("last seen times are no longer written", failure)

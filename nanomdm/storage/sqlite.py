@@ -29,6 +29,8 @@ class SQLiteDialect:
     L{nanomdm.storage.transaction.Dialect} of SQLite.
     """
 
+    for_update = ""
+
     def statement(self, sql: str) -> str:
         return sql
 
@@ -76,6 +78,9 @@ class SQLiteEngine:
         elif autocommit:
             connection.execute("PRAGMA query_only = ON")
         return connection
+
+    def connect_for_schema(self) -> sqlite3.Connection:
+        return _connect(self.path or ":memory:")
 
     def ping(self, connection: Any) -> None:
         """

@@ -35,6 +35,14 @@ class Dialect(Protocol):
     of its concerns.
     """
 
+    @property
+    def for_update(self) -> str:
+        """
+        The end of a C{SELECT} that locks its rows; nothing where a writer has
+        the whole database.
+        """
+        ...
+
     def statement(self, sql: str) -> str:
         """
         @return: C{sql} with the driver's placeholders for C{?}.
@@ -157,12 +165,16 @@ class Transaction:
         columns: Sequence[str],
         rows: Sequence[Sequence[Any]],
         now: Sequence[str] = (),
+        lock: bool = False,
     ) -> None:
         """
         Insert those rows that are not there yet; see L{upsert}.
+
+        @param lock: lock those that are there.
         """
         insert = _insert(table, (*keys, *columns), now)
-        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, ())}", rows)
+        nothing = [f"{keys[0]} = {table}.{keys[0]}"] if lock else []
+        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, nothing)}", rows)
 
     def next_number(self) -> int:
         """

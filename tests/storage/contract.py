@@ -6,6 +6,7 @@ open a storage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
@@ -347,6 +348,17 @@ class StorageContract:
         self.assertIsNone(await self.next_uuid("D1"))
         self.assertEqual(await self.next_uuid("D2"), "C1")
 
+    async def test_enqueueClearedAgain(self) -> None:
+        """
+        What a re-enrollment cleared is delivered when somebody asks again.
+        """
+        await self.enroll()
+        await self.enqueue("C1")
+        await self.enroll()
+        self.assertIsNone(await self.next_uuid())
+        self.assertEqual(await self.enqueue("C1"), {})
+        self.assertEqual(await self.next_uuid(), "C1")
+
     async def test_enqueueConflict(self) -> None:
         await self.enroll("D1", "D2")
         await self.enqueue("C1", "D1")
@@ -466,9 +478,22 @@ class StorageContract:
     # certificate associations
 
     def associate(
-        self, id: str, sha256: str, first_only: bool = False, grace: float = DAY
-    ) -> Deferred[object]:
-        return self.storage.associate(id, sha256, first_only, grace)
+        self,
+        id: str,
+        sha256: str,
+        first_only: bool = False,
+        grace: float = DAY,
+        twin: str | None = None,
+    ) -> Deferred[Any]:
+        return self.storage.associate(id, sha256, first_only, grace, twin)
+
+    def backdate(self, when: str, sha256: str) -> Deferred[int]:
+        """
+        Make an association as old as C{when}.
+        """
+        return self.query(
+            "UPDATE cert_auth_associations SET updated_at = ? WHERE sha256 = ?", when, sha256
+        )
 
     async def test_association(self) -> None:
         self.assertFalse((await self.storage.association("D1", HASH_A)).associated)
@@ -499,9 +524,8 @@ class StorageContract:
     async def test_supersededSince(self) -> None:
         await self.associate("D1", HASH_A)
         await self.associate("D1", HASH_B)
-        sql = "UPDATE cert_auth_associations SET updated_at = ? WHERE sha256 = ?"
-        await self.query(sql, "2026-01-01 00:00:00", HASH_A)
-        await self.query(sql, "2026-01-02 00:00:00", HASH_B)
+        await self.backdate("2026-01-01 00:00:00", HASH_A)
+        await self.backdate("2026-01-02 00:00:00", HASH_B)
         facts = await self.storage.association("D1", HASH_A)
         self.assertGreater(facts.superseded_for, DAY)
 
@@ -516,7 +540,8 @@ class StorageContract:
         await self.associate("D1", HASH_A, first_only=True)
         await self.associate("D1", HASH_A, grace=0.0)
         self.assertIsNone((await self.storage.association("D1", HASH_B)).superseded_for)
-        await self.query("UPDATE cert_auth_associations SET updated_at = '2026-01-01 00:00:00'")
+        await self.backdate("2026-01-01 00:00:00", HASH_A)
+        await self.backdate("2026-01-01 00:00:00", HASH_B)
         await self.associate("D1", HASH_A, grace=float("inf"))
         self.assertIsNone((await self.storage.association("D1", HASH_A)).superseded_for)
         self.assertIsNotNone((await self.storage.association("D1", HASH_B)).superseded_for)
@@ -526,6 +551,32 @@ class StorageContract:
         facts = await self.associate("D1", HASH_B, first_only=True)
         self.assertFalse(facts.inserted)
         self.assertTrue(facts.id_has_other)
+
+    async def test_claimOfADeletedAssociation(self) -> None:
+        """
+        Who deletes an association by hand frees the certificate.
+        """
+        await self.associate("D1", HASH_A)
+        await self.query("DELETE FROM cert_auth_associations WHERE id = 'D1'")
+        self.assertTrue((await self.associate("D2", HASH_A)).inserted)
+
+    async def test_twin(self) -> None:
+        """
+        A certificate that was shown with one hash is not free with its other.
+        """
+        await self.associate("D1", HASH_A, twin=HASH_B)
+        for id in ("D1", "D2"):
+            facts = await self.associate(id, HASH_B, twin=HASH_A)
+            self.assertFalse(facts.inserted)
+            self.assertEqual(facts.variant_of or facts.taken_by, "D1")
+        self.assertTrue((await self.associate("D1", HASH_A, twin=HASH_B)).associated)
+
+    async def test_twinsAtOnce(self) -> None:
+        hashes = [(HASH_A, HASH_B), (HASH_B, HASH_A)] * 5
+        results = await gatherResults(
+            [self.associate(f"D{n}", one, twin=two) for n, (one, two) in enumerate(hashes)]
+        )
+        self.assertEqual([facts.inserted for facts in results].count(True), 1)
 
     async def test_oneCertificateTwoDevicesAtOnce(self) -> None:
         ids: Sequence[str] = [f"D{n}" for n in range(20)]

@@ -14,11 +14,17 @@ from typing import Any, Final
 
 from nanomdm.errors import ConfigError
 from nanomdm.storage.schema.changes import LOCK_TIMEOUT, Change, Engine, bring_up, script
+from nanomdm.storage.schema.mysql import MySQL
+from nanomdm.storage.schema.pgsql import PostgreSQL
 from nanomdm.storage.schema.sqlite import SQLite
 
 __all__ = ["Change", "ddl", "migrate", "pending", "require_current", "script"]
 
-_ENGINES: Final[dict[str, Engine]] = {"sqlite": SQLite()}
+_ENGINES: Final[dict[str, Engine]] = {
+    "sqlite": SQLite(),
+    "mysql": MySQL(),
+    "pgsql": PostgreSQL(),
+}
 
 
 def pending(connection: Any, kind: str) -> list[Change]:

@@ -5,9 +5,10 @@ every engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Final, Protocol
 
 from attrs import frozen
 
@@ -15,7 +16,13 @@ from nanomdm.errors import ConfigError
 
 #: Seconds to wait for another server that is changing the same database: an
 #: index over millions of rows takes minutes.
-LOCK_TIMEOUT = 600
+LOCK_TIMEOUT: Final = 600.0
+
+#: Seconds that a statement may wait for a table which others use.  Meanwhile
+#: everybody who comes later waits behind it.
+ALTER_TIMEOUT: Final = 10
+
+_LOCK_INTERVAL: Final = 0.2
 
 
 @frozen
@@ -53,6 +60,12 @@ class Engine(Protocol):
         """
         ...
 
+    def execute(self, connection: Any, statement: str) -> None:
+        """
+        Execute a statement of a change.
+        """
+        ...
+
     def blank(self) -> list[Change]:
         """
         @return: everything, as an empty database lacks it.
@@ -73,20 +86,65 @@ def bring_up(engine: Engine, connection: Any, timeout: float) -> list[Change]:
     with engine.locked(connection, timeout):
         changes = engine.pending(connection)
         for change in changes:
-            _apply(connection, change)
+            _apply(engine, connection, change)
     return changes
 
 
-def _apply(connection: Any, change: Change) -> None:
-    cursor = connection.cursor()
+def _apply(engine: Engine, connection: Any, change: Change) -> None:
     for statement in change.statements:
         try:
-            cursor.execute(statement)
+            engine.execute(connection, statement)
         except connection.Error as error:
             raise ConfigError(
                 f"the database refused to add {change.name}: {reason(error)}"
             ) from error
+
+
+def run(connection: Any, statement: str) -> None:
+    """
+    Execute a statement that returns nothing of interest.
+    """
+    cursor = connection.cursor()
+    cursor.execute(statement)
     cursor.close()
+
+
+def rows(connection: Any, query: str) -> list[tuple[Any, ...]]:
+    """
+    @return: all rows of a query.
+    """
+    cursor = connection.cursor()
+    cursor.execute(query)
+    found = [tuple(row) for row in cursor.fetchall()]
+    cursor.close()
+    return found
+
+
+def wait_for(lock: Callable[[], bool], timeout: float) -> None:
+    """
+    Try to get a lock until that succeeds.
+
+    @param timeout: seconds after which to give up.
+    @raise ConfigError: it was given up.
+    """
+    deadline = time.monotonic() + timeout
+    while not lock():
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                "another server has been changing the tables of this database for more than"
+                f" {timeout:g} seconds"
+            )
+        time.sleep(_LOCK_INTERVAL)
+
+
+def release(connection: Any, *statements: str) -> None:
+    """
+    Let go of a lock.  Where that fails the connection is lost, and its lock and
+    settings with it; what went wrong before is what must be told.
+    """
+    with suppress(connection.Error):
+        for statement in statements:
+            run(connection, statement)
 
 
 def reason(error: Exception) -> str:

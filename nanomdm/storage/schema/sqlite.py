@@ -201,6 +201,12 @@ class SQLite:
             connection.execute("ROLLBACK")
             raise
 
+    def execute(self, connection: sqlite3.Connection, statement: str) -> None:
+        """
+        Execute a statement of a change.
+        """
+        connection.execute(statement)
+
     def blank(self) -> list[Change]:
         """
         @return: a change for every version.

@@ -82,7 +82,7 @@ class Table:
     A table.
 
     @ivar key: its primary key.
-    @ivar unique: columns of further unique keys.
+    @ivar unique: columns that are unique by themselves.
     """
 
     name: str
@@ -102,11 +102,10 @@ _TIMES: Final = (
 _SEQ: Final = Column("nanomdm_seq", "BIGINT", default="0")
 
 
-def _id(name: str) -> Column:
-    return Column(name, "VARCHAR(255)")
-
-
-def _filled(name: str, type: str, *, null: bool = False) -> Column:
+def _text(name: str, type: str = "VARCHAR(255)", *, null: bool = False) -> Column:
+    """
+    Text that is not empty.
+    """
     return Column(name, type, null=null, check=f"{name} <> ''")
 
 
@@ -114,35 +113,153 @@ def _xml(name: str) -> Column:
     return Column(name, "{text}", check=f"SUBSTR({name}, 1, 5) = '<?xml'")
 
 
-def _stamped(name: str, type: str = "{text}", *, check: str | None = None) -> tuple[Column, Column]:
+def _message(name: str) -> tuple[Column, Column]:
     """
-    A nullable value and the time at which it came.
+    A raw message that may not have come yet, and when it came.
     """
-    return (
-        Column(name, type, null=True, check=check),
-        Column(f"{name}_at", "TIMESTAMP", null=True),
-    )
+    return Column(name, "{text}", null=True), _when(f"{name}_at")
 
+
+def _when(name: str) -> Column:
+    return Column(name, "TIMESTAMP", null=True)
+
+
+_ID: Final = Column("id", "VARCHAR(255)")
+_DEVICE_ID: Final = Column("device_id", "VARCHAR(255)")
+_COMMAND_UUID: Final = Column("command_uuid", "VARCHAR(127)")
+_SHA256: Final = Column("sha256", "CHAR(64)")
 
 _DEVICE: Final = Reference(("device_id",), "devices", ("id",))
 _ENROLLMENT: Final = Reference(("id",), "enrollments", ("id",))
 _COMMAND: Final = Reference(("command_uuid",), "commands", ("command_uuid",))
 
-DEVICES: Final = Table(
-    "devices",
-    (
-        _id("id"),
-        Column("identity_cert", "TEXT", null=True),
-        _filled("serial_number", "VARCHAR(127)", null=True),
-        *_stamped("unlock_token", "{blob}", check="LENGTH(unlock_token) > 0"),
-        Column("authenticate", "{text}"),
-        # The default keeps older MariaDB from giving the column its own one,
-        # which follows updates; statements always name the value.
-        Column("authenticate_at", "TIMESTAMP", default=_NOW),
-        *_stamped("token_update"),
-        *_stamped("bootstrap_token", "TEXT", check="bootstrap_token_b64 <> ''"),
-        *_TIMES,
+#: NanoMDM's tables, each after those that it refers to.
+BASE: Final = (
+    Table(
+        "devices",
+        (
+            _ID,
+            Column("identity_cert", "TEXT", null=True),
+            _text("serial_number", "VARCHAR(127)", null=True),
+            Column("unlock_token", "{blob}", null=True, check="LENGTH(unlock_token) > 0"),
+            _when("unlock_token_at"),
+            Column("authenticate", "{text}"),
+            # The default keeps older MariaDB from giving the column one that
+            # follows every update; the server always names the value.
+            Column("authenticate_at", "TIMESTAMP", default=_NOW),
+            *_message("token_update"),
+            _text("bootstrap_token_b64", "TEXT", null=True),
+            _when("bootstrap_token_at"),
+            *_TIMES,
+        ),
+        key=("id",),
     ),
-    key=("id",),
-    indexes=(Index("serial_number", ("serial_number",)),),
+    Table(
+        "users",
+        (
+            _ID,
+            _DEVICE_ID,
+            _text("user_short_name", null=True),
+            _text("user_long_name", null=True),
+            *_message("token_update"),
+            *_message("user_authenticate"),
+            *_message("user_authenticate_digest"),
+            *_TIMES,
+        ),
+        key=("id", "device_id"),
+        references=(_DEVICE,),
+    ),
+    Table(
+        "enrollments",
+        (
+            _ID,
+            _DEVICE_ID,
+            Column("user_id", "VARCHAR(255)", null=True),
+            _text("type", "VARCHAR(31)"),
+            _text("topic"),
+            _text("push_magic", "VARCHAR(127)"),
+            _text("token_hex"),
+            Column("enabled", "BOOLEAN", default="TRUE"),
+            Column("token_update_tally", "INTEGER", default="1"),
+            Column("last_seen_at", "TIMESTAMP", default=_NOW),
+            *_TIMES,
+        ),
+        key=("id",),
+        unique=("user_id",),
+        references=(_DEVICE, Reference(("user_id", "device_id"), "users", ("id", "device_id"))),
+    ),
+    Table(
+        "commands",
+        (
+            _text("command_uuid", "VARCHAR(127)"),
+            _text("request_type", "VARCHAR(63)"),
+            _xml("command"),
+            *_TIMES,
+        ),
+        key=("command_uuid",),
+    ),
+    Table(
+        "command_results",
+        (
+            _ID,
+            _COMMAND_UUID,
+            _text("status", "VARCHAR(31)"),
+            _xml("result"),
+            _when("not_now_at"),
+            Column("not_now_tally", "INTEGER", default="0"),
+            *_TIMES,
+        ),
+        key=("id", "command_uuid"),
+        references=(_ENROLLMENT, _COMMAND),
+    ),
+    Table(
+        "enrollment_queue",
+        (
+            _ID,
+            _COMMAND_UUID,
+            Column("active", "BOOLEAN", default="TRUE"),
+            Column("priority", "{tiny}", default="0"),
+            *_TIMES,
+            _SEQ,
+        ),
+        key=("id", "command_uuid"),
+        references=(_ENROLLMENT, _COMMAND),
+    ),
+    Table(
+        "push_certs",
+        (
+            _text("topic"),
+            Column("cert_pem", "TEXT"),
+            Column("key_pem", "TEXT"),
+            Column("stale_token", "INTEGER"),
+            *_TIMES,
+        ),
+        key=("topic",),
+    ),
+    Table(
+        "cert_auth_associations",
+        (_ID, _SHA256, *_TIMES, _SEQ),
+        key=("id", "sha256"),
+    ),
 )
+
+#: Which device a certificate belongs to.  NanoMDM's table may hold a certificate
+#: twice; the key here lets one of two devices win that present it at once.
+CERT_OWNERS: Final = Table("nanomdm_cert_owners", (_SHA256, _ID), key=("sha256",))
+
+#: What the look for the next command reads, and nothing but it.
+QUEUE_NEXT: Final = Index(
+    "nanomdm_queue_next",
+    ("id", "active", "priority DESC", "created_at", "nanomdm_seq", "command_uuid"),
+)
+
+#: The queue for people; the server does not use it.
+VIEW: Final = """CREATE VIEW view_queue AS
+    SELECT q.id, q.created_at, q.active, q.priority,
+           c.command_uuid, c.request_type, c.command,
+           r.updated_at AS result_updated_at, r.status, r.result
+      FROM enrollment_queue AS q
+      JOIN commands AS c ON c.command_uuid = q.command_uuid
+      LEFT JOIN command_results AS r
+        ON r.command_uuid = q.command_uuid AND r.id = q.id
+     ORDER BY q.priority DESC, q.created_at"""
