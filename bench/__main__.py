@@ -12,12 +12,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.databases import DATABASES, Database
 from bench.devices import BenchDevice, make_devices, write_requests
 from bench.server import Bare, Nanomdm, wrk
 from nanomdm.mdm.command import parse_report
@@ -28,33 +30,35 @@ CONNECTIONS = 32
 ROUNDS = 3
 MANY_DEVICES = 5_000
 MANY_CONNECTS = 100_000
+MANY_IDS = 100_000
 
 
 @contextmanager
-def enrolled(ca: ThrowawayCA, devices: list[BenchDevice]) -> Iterator[tuple[Nanomdm, Path]]:
+def serving(
+    ca: ThrowawayCA, kind: str, devices: list[BenchDevice]
+) -> Iterator[tuple[Nanomdm, Database, Path]]:
     """
-    A daemon on a new SQLite file, and its directory, with C{devices} enrolled.
+    A daemon on a new database, with C{devices} enrolled; and its directory.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, DATABASES[kind](Path(name)) as database:
         directory = Path(name)
-        server = Nanomdm(directory, ca.pem)
+        server = Nanomdm(directory, ca.pem, database.kind, database.dsn)
         try:
             server.send(request for device in devices for request in device.enrollment())
-            yield server, directory
+            yield server, database, directory
         finally:
             server.stop()
 
 
-def throughput(ca: ThrowawayCA, seconds: int) -> dict[str, Any]:
+def throughput(ca: ThrowawayCA, kind: str, seconds: int) -> dict[str, Any]:
     """
     Idle connects and stored answers, each beside the bare handler in turn, so
     that a noisy machine disturbs both alike.
     """
     devices = make_devices(ca, DEVICES)
-    command = {"CommandUUID": "bench", "Command": {"RequestType": "DeviceInformation"}}
     rounds: dict[str, list[dict[str, Any]]] = {"bare": [], "idle": [], "answers": []}
-    with enrolled(ca, devices) as (server, directory):
-        server.enqueue([device.udid for device in devices], plistlib.dumps(command))
+    with serving(ca, kind, devices) as (server, _, directory):
+        server.enqueue([device.udid for device in devices], _command("bench"))
         idle, answers = directory / "idle", directory / "answers"
         write_requests(idle, devices, BenchDevice.idle)
         write_requests(answers, devices, lambda device: device.answer("bench"))
@@ -66,7 +70,14 @@ def throughput(ca: ThrowawayCA, seconds: int) -> dict[str, Any]:
             rounds["idle"].append(wrk(server.port, idle, seconds, CONNECTIONS))
             rounds["answers"].append(wrk(server.port, answers, seconds, CONNECTIONS))
         bare.stop()
-    return {name: _median(results) for name, results in rounds.items()}
+    measured = {name: _median(results) for name, results in rounds.items()}
+    for one in measured.values():
+        one["ratio"] = round(one["rate"] / measured["bare"]["rate"], 3)
+    return measured
+
+
+def _command(uuid: str) -> bytes:
+    return plistlib.dumps({"CommandUUID": uuid, "Command": {"RequestType": "DeviceInformation"}})
 
 
 def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,6 +89,37 @@ def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def enqueueing(ca: ThrowawayCA, kind: str) -> dict[str, Any]:
+    """
+    One command for very many ids in one call, while somebody else asks for the
+    version again and again to see how long the reactor stops.
+    """
+    with serving(ca, kind, []) as (server, database, _):
+        ids = [f"B{number:07}" for number in range(MANY_IDS)]
+        database.fill(ids)
+        server.enqueue(ids[:1], _command("first"))
+        waits: list[float] = []
+        done = threading.Event()
+        asking = threading.Thread(target=_ask, args=(server, done, waits))
+        asking.start()
+        start = time.perf_counter()
+        status = server.enqueue(ids, _command("many"))
+        spent = time.perf_counter() - start
+        done.set()
+        asking.join()
+    if status != 200:
+        raise RuntimeError(f"enqueueing answered {status}")
+    return {"ids_per_second": round(MANY_IDS / spent), "longest_wait_ms": round(max(waits) * 1000)}
+
+
+def _ask(server: Nanomdm, done: threading.Event, waits: list[float]) -> None:
+    while not done.is_set():
+        start = time.perf_counter()
+        server.ping()
+        waits.append(time.perf_counter() - start)
+        time.sleep(0.002)
+
+
 def memory(ca: ThrowawayCA, seconds: int) -> list[tuple[int, float]]:
     """
     @return: how much memory the daemon has after so many connects, in MB.
@@ -85,7 +127,7 @@ def memory(ca: ThrowawayCA, seconds: int) -> list[tuple[int, float]]:
     devices = make_devices(ca, MANY_DEVICES)
     connects = 0
     grown: list[tuple[int, float]] = []
-    with enrolled(ca, devices) as (server, directory):
+    with serving(ca, "sqlite", devices) as (server, _, directory):
         requests = directory / "idle"
         write_requests(requests, devices, BenchDevice.idle)
         grown.append((0, server.rss / 1e6))
@@ -129,44 +171,72 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of load in each round")
-    parser.add_argument("--only", choices=("micro", "throughput", "memory"))
+    parser.add_argument("--only", choices=("micro", "throughput", "enqueue", "memory"))
+    parser.add_argument("--storage", action="append", choices=sorted(DATABASES))
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is missing: apt-get install wrk")
     ca = ThrowawayCA.create()
     results: dict[str, Any] = {}
     if arguments.only in (None, "micro"):
-        subprocess.run([sys.executable, "-m", "bench.signature"], check=True)
-        size, milliseconds = parsing()
-        results["parsing"] = {"bytes": size, "ms": round(milliseconds, 2)}
-        print(f"InstalledApplicationList of {size} bytes: {milliseconds:.2f} ms")
+        results["parsing"] = _micro()
+    kinds = [kind for kind in arguments.storage or DATABASES if _available(kind)]
     if arguments.only in (None, "throughput"):
-        results["throughput"] = _print_throughput(throughput(ca, arguments.seconds))
+        results["throughput"] = _throughput(ca, kinds, arguments.seconds)
+    if arguments.only in (None, "enqueue"):
+        results["enqueue"] = _enqueueing(ca, kinds)
     if arguments.only in (None, "memory"):
-        results["memory"] = memory(ca, arguments.seconds)
-        print(f"memory with {MANY_DEVICES} devices:")
-        for connects, megabytes in results["memory"]:
-            print(f"  after {connects:7} connects {megabytes:7.1f} MB")
+        results["memory"] = _memory(ca, arguments.seconds)
     out = Path(__file__).parent / "out"
     out.mkdir(exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _print_throughput(measured: dict[str, Any]) -> dict[str, Any]:
-    bare = measured["bare"]["rate"]
-    print(f"{'':24}{'requests/s':>12}{'ratio':>8}{'p50 ms':>8}{'p99 ms':>8}")
-    for name, title in (
-        ("bare", "bare twisted.web"),
-        ("idle", "idle connects"),
-        ("answers", "answers stored"),
-    ):
-        one = measured[name]
-        one["ratio"] = round(one["rate"] / bare, 3)
-        print(
-            f"{title:24}{one['rate']:12.0f}{one['ratio']:8.2f}"
-            f"{one['p50_ms']:8.1f}{one['p99_ms']:8.1f}"
-        )
-    return measured
+def _available(kind: str) -> bool:
+    reason = DATABASES[kind].missing()
+    if reason is not None:
+        print(f"{kind} is left out: {reason}")
+    return reason is None
+
+
+def _micro() -> dict[str, Any]:
+    subprocess.run([sys.executable, "-m", "bench.signature"], check=True)
+    size, milliseconds = parsing()
+    print(f"InstalledApplicationList of {size} bytes: {milliseconds:.2f} ms")
+    return {"bytes": size, "ms": round(milliseconds, 2)}
+
+
+def _throughput(ca: ThrowawayCA, kinds: list[str], seconds: int) -> dict[str, Any]:
+    print(
+        f"{'':12}{'load':10}{'requests/s':>12}{'ratio':>8}{'p50 ms':>8}{'p99 ms':>8}{'p99/p50':>9}"
+    )
+    results = {}
+    for kind in kinds:
+        results[kind] = throughput(ca, kind, seconds)
+        for load, one in results[kind].items():
+            print(
+                f"{kind:12}{load:10}{one['rate']:12.0f}{one['ratio']:8.2f}{one['p50_ms']:8.1f}"
+                f"{one['p99_ms']:8.1f}{one['p99_ms'] / one['p50_ms']:9.1f}",
+                flush=True,
+            )
+    return results
+
+
+def _enqueueing(ca: ThrowawayCA, kinds: list[str]) -> dict[str, Any]:
+    print(f"{'':12}{'ids/s':>10}{'longest wait of another request, ms':>40}")
+    results = {}
+    for kind in kinds:
+        one = results[kind] = enqueueing(ca, kind)
+        print(f"{kind:12}{one['ids_per_second']:10}{one['longest_wait_ms']:40}", flush=True)
+    return results
+
+
+def _memory(ca: ThrowawayCA, seconds: int) -> list[tuple[int, float]]:
+    grown = memory(ca, seconds)
+    print(f"memory with {MANY_DEVICES} devices:")
+    for connects, megabytes in grown:
+        print(f"  after {connects:7} connects {megabytes:7.1f} MB")
+    return grown
 
 
 if __name__ == "__main__":

@@ -97,33 +97,47 @@ class Bare(Process):
 class Nanomdm(Process):
     """
     The daemon, as C{twistd} runs it.
+
+    @param kind: of its storage.
+    @param dsn: of its storage.
     """
 
-    def __init__(self, directory: Path, ca: bytes) -> None:
+    def __init__(self, directory: Path, ca: bytes, kind: str, dsn: str) -> None:
         (directory / "ca.pem").write_bytes(ca)
         options = {
             "listen": "tcp:0:interface=127.0.0.1",
             "ca": str(directory / "ca.pem"),
-            "storage-dsn": str(directory / "bench.db"),
+            "storage": kind,
         }
         arguments = ["-m", "bench.twistd", "-n", "--pidfile=", "nanomdm"]
         for name, value in options.items():
             arguments += [f"--{name}", value]
         announcement = r"msg=\"listening\" address=127\.0\.0\.1:(\d+)\n"
-        log = directory / "nanomdm.log"
-        super().__init__(arguments, log, announcement, {"NANOMDM_API": _KEY})
+        secrets = {"NANOMDM_API": _KEY, "NANOMDM_STORAGE_DSN": dsn}
+        super().__init__(arguments, directory / "nanomdm.log", announcement, secrets)
 
-    def enqueue(self, ids: Iterable[str], command: bytes) -> None:
+    def enqueue(self, ids: Iterable[str], command: bytes) -> int:
         """
         Queue a command through the API.
+
+        @return: the HTTP status.
         """
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/enqueue/{','.join(ids)}?nopush=1",
-            data=command,
-            method="PUT",
-            headers={"Authorization": f"Basic {b64encode(f'nanomdm:{_KEY}'.encode()).decode()}"},
-        )
-        urllib.request.urlopen(request, timeout=60).close()
+        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
+            key = b64encode(f"nanomdm:{_KEY}".encode()).decode()
+            head = (
+                f"PUT /v1/enqueue/{','.join(ids)}?nopush=1 HTTP/1.1",
+                "Host: localhost",
+                f"Authorization: Basic {key}",
+                f"Content-Length: {len(command)}",
+            )
+            connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode() + command)
+            return int(connection.makefile("rb").readline().split()[1])
+
+    def ping(self) -> None:
+        """
+        Ask for the version, which only the reactor has to do with.
+        """
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/version", timeout=60).close()
 
 
 def wrk(port: int, requests: Path, seconds: int, connections: int) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress as ignoring
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import pymysql
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from psycopg.conninfo import conninfo_to_dict
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -65,7 +68,13 @@ class MySQLTests(DSNCase):
         self.assertEqual(parse_mysql("nano:p@s@tcp(db.example:3307)/mdm?parseTime=true"), expected)
 
     def test_parts_left_out(self) -> None:
-        for dsn in ("mysql://nano@/mdm", "nano@/mdm", "nano@tcp/mdm", "nano@tcp()/mdm", "nano:@/mdm"):
+        for dsn in (
+            "mysql://nano@/mdm",
+            "nano@/mdm",
+            "nano@tcp/mdm",
+            "nano@tcp()/mdm",
+            "nano:@/mdm",
+        ):
             self.assertEqual(parse_mysql(dsn), self.DEFAULTS)
 
     def test_no_user(self) -> None:
@@ -115,9 +124,7 @@ class MySQLTests(DSNCase):
                     parse_mysql(dsn),
                     {**self.WHERE, "password": password.encode(), "connect_timeout": 5},
                 )
-                self.assertEqual(
-                    safe(dsn), "host=db.example port=3307 user=nano database=mdm"
-                )
+                self.assertEqual(safe(dsn), "host=db.example port=3307 user=nano database=mdm")
 
     def test_odd_names(self) -> None:
         for name in odd_passwords(100):
@@ -182,7 +189,10 @@ class MySQLTests(DSNCase):
             ("u:sesam@cloudsql(h)/db", forms),
             ("u:sesam@tcp(h)/db?ssl_ca=/etc/ca.pem", forms),
             ("postgres://u:sesam@h/db", forms),
-            ("mysql://u:sesam@tcp(h)/db", "user:password@tcp(host:port)/database goes without mysql://"),
+            (
+                "mysql://u:sesam@tcp(h)/db",
+                "user:password@tcp(host:port)/database goes without mysql://",
+            ),
             ("mysql://u:se/sam@h/db", escapes),
             ("mysql://u:se?sam@h/db", escapes),
             ("mysql://u:se#sam@h/db", escapes),
@@ -191,11 +201,14 @@ class MySQLTests(DSNCase):
             ("mysql://u:se%00am@h/db", "password: holds %00"),
             ("mysql://%FF:sesam@h/db", "user: is not UTF-8"),
             ("mysql://u%:sesam@h/db", "user: '%' in it is written %25"),
-            ("mysql://u:1234/db", "user: missing; a URL is mysql://user:password@host:port/database"),
+            (
+                "mysql://u:1234/db",
+                "user: missing; a URL is mysql://user:password@host:port/database",
+            ),
             ("mysql://u:sesam@h h/db", host),
             ("mysql://u:sesam@[::1/db", host),
-            ("mysql://u:sesam@::1/db", host),
-            ("u:sesam@tcp(::1)/db", host),
+            ("mysql://u:sesam@::1/db", port),
+            ("u:sesam@tcp(::1)/db", port),
             ("mysql://u:sesam@h:0/db", port),
             ("mysql://u:sesam@h:65536/db", port),
             ("mysql://u:sesam@h:/db", port),
@@ -213,7 +226,10 @@ class MySQLTests(DSNCase):
             ("u:sesam@/db?timeout=5", "timeout: '5' is not a duration such as 30s, 3m or 1h30m"),
             ("u:sesam@/db?timeout=9000h", "timeout: is longer than a year"),
             ("u:sesam@/db?charset=latin1", "charset: is not utf8mb4, utf8mb3 or utf8"),
-            ("mysql://u:sesam@h/db?unix_socket=/x", "unix_socket: has no meaning with another host"),
+            (
+                "mysql://u:sesam@h/db?unix_socket=/x",
+                "unix_socket: has no meaning with another host",
+            ),
             ("mysql://u:sesam@/db?unix_socket=x", "unix_socket: is not an absolute path"),
             ("u:se\nsam@/db", "holds a control character"),
             ("u:se\udcffsam@/db", "is not UTF-8"),
@@ -229,11 +245,9 @@ class TLSTests(DSNCase):
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        authority = ThrowawayCA.create()
-        authority.save(self.directory / "ca.pem", self.directory / "key.pem")
+        self.authority = ThrowawayCA.load_or_create(self.directory)
         self.ca = self.directory / "ca.pem"
-        self.key = self.directory / "key.pem"
+        self.key = self.directory / "ca.key"
 
     def parse(self, parameters: str) -> dict[str, Any]:
         arguments = parse_mysql(f"mysql://u:sesam@h/db?{parameters}")
@@ -273,18 +287,61 @@ class TLSTests(DSNCase):
         self.assertTrue(connection._ssl_required)
 
     def test_client_certificate(self) -> None:
-        loaded: list[tuple[str, str | None]] = []
+        """
+        It is shown to a server that asks for one.
+        """
+        cert, key = self.issue(client_auth=True)
+        for parameters, mode in (
+            (f"ssl_cert={cert}&ssl_key={key}&ssl_ca={self.ca}&ssl_verify=ca", ssl.CERT_REQUIRED),
+            (f"tls=skip-verify&ssl_cert={cert}&ssl_key={key}", ssl.CERT_NONE),
+        ):
+            context = self.assertChecks(parameters, mode, False)
+            self.assertEqual(self.handshake(context), Path(cert).read_bytes())
 
-        class Context(ssl.SSLContext):
-            def load_cert_chain(self, cert: Any, key: Any = None, password: Any = None) -> None:
-                loaded.append((cert, key))
-                super().load_cert_chain(cert, key, password)
+    def test_other_ca(self) -> None:
+        """
+        A server whose certificate another CA issued is not spoken to.
+        """
+        other = Path(self.mktemp())
+        ThrowawayCA.load_or_create(other)
+        context = self.parse(f"ssl_ca={other / 'ca.pem'}&ssl_verify=ca")["ssl"]
+        self.assertRaises(ssl.SSLCertVerificationError, self.handshake, context)
 
-        self.patch(ssl, "SSLContext", Context)
-        pair = f"ssl_cert={self.ca}&ssl_key={self.key}"
-        self.assertChecks(pair, ssl.CERT_REQUIRED, True)
-        self.assertChecks(f"{pair}&tls=skip-verify", ssl.CERT_NONE, False)
-        self.assertEqual(loaded, [(str(self.ca), str(self.key))] * 2)
+    def test_other_name(self) -> None:
+        context = self.parse(f"ssl_ca={self.ca}")["ssl"]
+        error = self.assertRaises(ssl.SSLCertVerificationError, self.handshake, context)
+        self.assertIn("not valid for 'db.example'", str(error))
+
+    def issue(self, client_auth: bool) -> tuple[str, str]:
+        """
+        @return: the files of a certificate of the CA and of its key.
+        """
+        identity = self.authority.issue(client_auth=client_auth)
+        cert, key = (self.directory / f"{client_auth}.{end}" for end in ("pem", "key"))
+        cert.write_bytes(identity.pem)
+        key.write_bytes(
+            identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        return str(cert), str(key)
+
+    def handshake(self, context: ssl.SSLContext) -> bytes | None:
+        """
+        Shake hands with a server, named db.example, that asks for certificates.
+
+        @return: the client's certificate, as PEM.
+        """
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server_context.load_cert_chain(*self.issue(client_auth=False))
+        server_context.load_verify_locations(self.ca)
+        server_context.verify_mode = ssl.CERT_OPTIONAL
+        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(theirs, ours, server_hostname="db.example")
+        server = server_context.wrap_bio(ours, theirs, server_side=True)
+        for side in (client, server) * 2:
+            with ignoring(ssl.SSLWantReadError):
+                side.do_handshake()
+        shown = server.getpeercert(binary_form=True)
+        return shown and ssl.DER_cert_to_PEM_cert(shown).encode()
 
     def test_wrong(self) -> None:
         both = self.directory / "nothing.pem"
@@ -391,7 +448,7 @@ class PostgreSQLTests(DSNCase):
             ("postgres://u:sesam/db", place),
             ("postgres://u:sesam@[::1/db", place),
             ("postgres://u:sesam@h:0/db", port),
-            ("postgres://u:sesam@h,i:1,99999/db", port),
+            ("postgres://u:sesam@h:1,i:99999/db", port),
             ("host=h port=sesam", port),
             ("postgres://u:sesam@h/d%b", "database: '%' in it is written %25"),
             ("postgres://u:sesam@h%/db", "host: '%' in it is written %25"),
@@ -414,10 +471,10 @@ class PostgreSQLTests(DSNCase):
             self.assertNotIn("sesam", safe(dsn))
 
     def test_without_psycopg(self) -> None:
-        self.patch(sys, "modules", {**sys.modules, "psycopg": None})
-        self.assertRefused(
-            parse_postgres, "postgres://h/db", "needs psycopg: install nanomdm-twisted[pgsql]"
-        )
+        with patch.dict(sys.modules, {"psycopg": None}):
+            self.assertRefused(
+                parse_postgres, "postgres://h/db", "needs psycopg: install nanomdm-twisted[pgsql]"
+            )
 
 
 class SecretTests(DSNCase):
@@ -438,16 +495,18 @@ class SecretTests(DSNCase):
     )
 
     def damaged(self, random: Random, dsn: str) -> str:
-        for _ in range(random.randrange(3)):
-            place = random.randrange(len(dsn) + 1)
-            dsn = random.choice(
-                [
-                    dsn[:place] + dsn[place + 1 :],
-                    dsn[:place] + random.choice(self.SIGNS) + dsn[place:],
-                    dsn[:place],
-                ]
-            )
-        return dsn
+        """
+        One character too many or too few, or an end that is missing.
+        """
+        place = random.randrange(len(dsn) + 1)
+        return random.choice(
+            [
+                dsn,
+                dsn[:place] + dsn[place + 1 :],
+                dsn[:place] + random.choice(self.SIGNS) + dsn[place:],
+                dsn[:place],
+            ]
+        )
 
     def test_damaged(self) -> None:
         random = Random(4)
@@ -464,7 +523,7 @@ class SecretTests(DSNCase):
                 parse(dsn)
             except ConfigError as error:
                 refused += 1
-                self.assertIdentical(error.__suppress_context__ or error.__context__ is None, True)
+                self.assertTrue(error.__suppress_context__ or error.__context__ is None)
                 for start in range(len(letters) - 3):
                     self.assertNotIn(letters[start : start + 4], str(error), dsn)
         self.assertGreater(refused, 1000)

@@ -219,8 +219,14 @@ class SchemaTests:
     def test_cascade(self) -> None:
         migrate(self.connection, self.kind)
         self.insert("new")
-        self.execute("UPDATE devices SET id = 'other'")
-        self.assertIn(("other", "new-D:U"), self.execute("SELECT device_id, id FROM enrollments"))
+        self.execute("UPDATE commands SET command_uuid = 'other' WHERE command_uuid = 'new-C1'")
+        for table in ("command_results", "enrollment_queue"):
+            [row] = self.execute(f"SELECT id FROM {table} WHERE command_uuid = 'other'")
+            self.assertEqual(row, ("new-D",), table)
+        # MySQL 9.7 leaves the device's own enrollment behind where both ways to
+        # enrollments, over users and at once, delete something.
+        self.execute("DELETE FROM users")
+        self.assertEqual(self.execute("SELECT id FROM enrollments")[0], ("new-D",))
         self.execute("DELETE FROM devices")
         for table in ("users", "enrollments", "command_results", "enrollment_queue"):
             self.assertEqual(len(self.execute(f"SELECT * FROM {table}")), 0, table)
@@ -313,9 +319,9 @@ class SchemaTests:
 
     def test_missing_column(self) -> None:
         self.site()
-        self.executes("DROP VIEW view_queue", "ALTER TABLE enrollments RENAME COLUMN topic TO app")
+        self.execute("ALTER TABLE push_certs DROP COLUMN stale_token")
         self.assertIn(
-            "it lacks: column topic of enrollments",
+            "it lacks: column stale_token of push_certs",
             self.refusal(pending, self.connection, self.kind),
         )
 
@@ -420,7 +426,8 @@ class SchemaTests:
             self.assertIn("refused to add column nanomdm_seq of enrollment_queue: ", refusal)
             self.assertIn("timeout", refusal)
             cursor.execute("ROLLBACK")
-        self.assertEqual(names(migrate(self.connect(), self.kind, 0)), self.added)
+        rest = self.added[self.added.index(ADDED[0]) :]
+        self.assertEqual(names(migrate(self.connect(), self.kind, 0)), rest)
 
 
 class MySQLTests(SchemaTests):

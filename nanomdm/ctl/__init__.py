@@ -1,0 +1,23 @@
+"""
+The command C{nanomdmctl}, for those who run the server.
+"""
+
+from __future__ import annotations
+
+import click
+
+from nanomdm import __version__
+from nanomdm.ctl.schema import schema
+
+__all__ = ["main"]
+
+
+@click.group()
+@click.version_option(__version__, prog_name="nanomdmctl", message="%(prog)s %(version)s")
+def main() -> None:
+    """
+    Tools for those who run an MDM server.
+    """
+
+
+main.add_command(schema)
