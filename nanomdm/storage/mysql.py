@@ -54,6 +54,10 @@ class MySQLDialect:
         # Row values in a list do not use an index on every version.
         return " OR ".join([f"({columns[0]} = ? AND {columns[1]} = ?)"] * count)
 
+    def use_index(self, name: str) -> str:
+        # It prefers the primary key, and then reads and sorts every row of an id.
+        return f"FORCE INDEX ({name})"
+
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("INSERT INTO nanomdm_sequence () VALUES ()")
         cursor.execute("SELECT LAST_INSERT_ID()")

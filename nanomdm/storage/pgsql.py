@@ -50,6 +50,9 @@ class PostgreSQLDialect:
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"
 
+    def use_index(self, name: str) -> str:
+        return ""
+
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("SELECT nextval('nanomdm_sequence')")
         number: int = cursor.fetchone()[0]

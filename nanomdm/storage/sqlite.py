@@ -47,6 +47,9 @@ class SQLiteDialect:
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"
 
+    def use_index(self, name: str) -> str:
+        return ""
+
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("INSERT INTO nanomdm_sequence DEFAULT VALUES")
         cursor.execute("SELECT last_insert_rowid()")

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 T = TypeVar("T")
 
 #: Values in one statement: far below every engine's limit on placeholders.
-_CHUNK: Final = 512
+_CHUNK: Final = 2048
 
 
 class Cursor(Protocol):
@@ -73,6 +73,13 @@ class Dialect(Protocol):
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         """
         @return: a condition: the two columns are one of C{count} pairs.
+        """
+        ...
+
+    def use_index(self, name: str) -> str:
+        """
+        @return: behind a table's name: look there with this index, where the
+            engine would not choose it by itself.
         """
         ...
 

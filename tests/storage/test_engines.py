@@ -12,11 +12,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from nanomdm.storage import commands
 from nanomdm.storage.factory import open_storage
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 from nanomdm.storage.sql import SQLStorage
 from tests.servers import shared, unavailable
 from tests.storage.contract import StorageContract
+from tests.storage.filling import fill_queue
 
 _TABLES = (
     *("command_results", "enrollment_queue", "commands", "enrollments", "users", "devices"),
@@ -82,6 +84,31 @@ class EngineContract(StorageContract, EngineCase):
         self.empty()
         return storage
 
+    explain = "EXPLAIN"
+
+    async def test_nextCommandUsesTheIndex(self) -> None:
+        """
+        One index answers the look for the next command, without the table and
+        without sorting, once there are enough rows to matter.
+        """
+        connection = shared(self.engine).python_connection("contract")
+        self.addCleanup(connection.close)
+        fill_queue(connection, self.kind, devices=20, answered=100, outstanding=20)
+        hint = self.storage._database._engine.dialect.use_index("nanomdm_queue_next")
+        statement = commands.NEXT_COMMANDS.format(index=hint, values="?, ?")
+        plan = await self.query(f"{self.explain} {statement}", "Q1", "Q2")
+        text = "\n".join(" ".join(map(str, row)) for row in plan)
+        self.assertPlan(text)
+        self.assertEqual(await self.storage.next_command("Q1"), b"<?xml outstanding")
+
+    def assertPlan(self, plan: str) -> None:
+        """
+        MySQL's and MariaDB's words.
+        """
+        [line] = [line for line in plan.splitlines() if "nanomdm_queue_next" in line]
+        self.assertRegex(line, r"\bq\b.*\bref\b.* nanomdm_queue_next .*Using index")
+        self.assertNotIn("filesort", line)
+
 
 class MariaDBTests(EngineContract):
     """
@@ -98,6 +125,7 @@ class MySQLTests(EngineContract):
     """
 
     engine, kind = "mysql", "mysql"
+    explain = "EXPLAIN FORMAT=TRADITIONAL"
     skip = unavailable("mysql")
 
 
@@ -108,6 +136,10 @@ class PostgreSQLTests(EngineContract):
 
     engine, kind = "postgresql", "pgsql"
     skip = unavailable("postgresql")
+
+    def assertPlan(self, plan: str) -> None:
+        self.assertIn("Index Only Scan using nanomdm_queue_next on enrollment_queue q", plan)
+        self.assertNotIn("Sort", plan)
 
     def backdate(self, when: str, sha256: str) -> Deferred[int]:
         """

@@ -71,7 +71,7 @@ class FileTests(StorageContract, TestCase):
         self.assertGreater(seen, "2002")
 
     async def test_nextCommandUsesTheIndex(self) -> None:
-        statement = commands.NEXT_COMMANDS.format(values="?, ?")
+        statement = commands.NEXT_COMMANDS.format(index="", values="?, ?")
         plan = await self.query("EXPLAIN QUERY PLAN " + statement, "D1", "D2")
         steps = [str(row[-1]) for row in plan]
         lookup = "SEARCH q USING COVERING INDEX nanomdm_queue_next (id=? AND active=?)"
