@@ -3,6 +3,13 @@ The configuration: flags, environment and INI file become one L{Settings}.
 
 A flag beats the environment, which beats the file, which beats the default; but
 a bad value is an error wherever it stands, even where it would be overruled.
+What a DSN or storage options mean depends on the kind of storage, so these are
+understood only where they count.
+
+Storages are described by sets of three options.  Each of the three is taken as
+a whole from the strongest source that has it, so that the kind may stand in the
+file and the DSN, with its password, in the environment; flags alone may be
+repeated.
 Environment variables that belong to no option are not looked at: orchestrators
 set some of that prefix on their own.
 """
@@ -10,7 +17,7 @@ set some of that prefix on their own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configparser import (
     ConfigParser,
     DuplicateOptionError,
@@ -20,7 +27,7 @@ from configparser import (
 )
 from configparser import Error as INIError
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 from twisted.python import usage
@@ -28,12 +35,15 @@ from twisted.python import usage
 from nanomdm import __version__, log
 from nanomdm.errors import ConfigError
 from nanomdm.listen import endpoint_description
-from nanomdm.options import OPTIONS, Settings
+from nanomdm.options import OPTIONS, STORAGE_OPTIONS, Settings
+from nanomdm.storage.settings import StorageSettings, parse_dsn, parse_options
 
 __all__ = ["Given", "Options", "Settings", "endpoint_description", "refuse", "resolve"]
 
 _SECTION = "nanomdm"
 _BY_NAME = {option.name: option for option in OPTIONS}
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen
@@ -51,11 +61,11 @@ class Given:
     origin: str
 
 
-def from_flags(flags: Mapping[str, str]) -> Iterator[Given]:
+def from_flags(flags: Iterable[tuple[str, str]]) -> Iterator[Given]:
     """
-    @param flags: texts from the command line by option name.
+    @param flags: option names and texts from the command line.
     """
-    for name, value in flags.items():
+    for name, value in flags:
         yield Given(name, value, f"--{name}")
 
 
@@ -141,15 +151,18 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
         exclude each other.
     """
     values: dict[str, Any] = {}
+    sets: dict[str, list[str]] = {}
     origins: dict[str, str] = {}
     for one in given:
-        values[one.name.replace("-", "_")] = _parse(one)
+        value = _parse(one)
+        if not _BY_NAME[one.name].repeatable:
+            values[one.name.replace("-", "_")] = value
+        elif origins.get(one.name) == one.origin:
+            sets[one.name].append(value)
+        else:
+            sets[one.name] = [value]
         origins[one.name] = one.origin
-    if values.get("storage") == "inmem":
-        if "storage-dsn" in origins:
-            raise ConfigError(f"{origins['storage-dsn']}: storage inmem has no database file")
-        values["storage_dsn"] = None
-    settings = Settings(**values)
+    settings = Settings(storages=_storages(sets, origins), **values)
     if settings.disable_mdm and settings.api is None:
         raise ConfigError("nothing for server to do: --disable-mdm without --api")
     if settings.ca is None and not settings.disable_mdm:
@@ -157,13 +170,63 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
     return settings, origins
 
 
-def _parse(given: Given) -> object:
+def _parse(given: Given) -> Any:
+    option = _BY_NAME[given.name]
+    # Among several storages, an empty flag stands for one that has none of it.
+    placeholder = option.repeatable and given.origin == f"--{given.name}" and not given.text
     try:
-        if not given.text.strip():
+        if not given.text.strip() and not placeholder:
             raise ConfigError("must not be empty")
-        return _BY_NAME[given.name].parse(given.text)
+        return option.parse(given.text)
     except ConfigError as error:
         raise ConfigError(f"{given.origin}: {error}") from None
+
+
+def _storages(
+    sets: Mapping[str, Sequence[str]], origins: Mapping[str, str]
+) -> tuple[StorageSettings, ...]:
+    """
+    Put the storages together.
+
+    @param sets: the values of L{STORAGE_OPTIONS} that were given, by name.
+    @param origins: where they came from.
+    """
+    kinds = sets.get("storage", ["sqlite"])
+    dsns = sets.get("storage-dsn", [None] if len(kinds) == 1 else [])
+    options = sets.get("storage-options", [""] * len(kinds))
+    if not len(kinds) == len(dsns) == len(options):
+        counts = [
+            f"{len(sets.get(option.name, ()))} of {origins.get(option.name, f'--{option.name}')}"
+            for option in STORAGE_OPTIONS
+        ]
+        raise ConfigError(f"storages come in sets, but there are {', '.join(counts)}")
+    storages = tuple(
+        _storage(one, f" (storage {number})" if len(kinds) > 1 else "", origins)
+        for number, one in enumerate(zip(kinds, dsns, options, strict=True), 1)
+    )
+    places = [storage.dsn for storage in storages if storage.dsn is not None]
+    if len(set(places)) < len(places):
+        raise ConfigError(f"{origins['storage-dsn']}: names one database twice")
+    return storages
+
+
+def _storage(
+    one: tuple[str, str | None, str], which: str, origins: Mapping[str, str]
+) -> StorageSettings:
+    kind, dsn, options = one
+
+    def understood(name: str, parse: Callable[[str, Any], _T], value: str | None) -> _T:
+        try:
+            return parse(kind, value)
+        except ConfigError as error:
+            origin = origins.get(name, f"--{name}")
+            raise ConfigError(f"{origin}{which}: {error}") from None
+
+    return StorageSettings(
+        kind=kind,
+        dsn=understood("storage-dsn", parse_dsn, dsn),
+        options=understood("storage-options", parse_options, options),
+    )
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -188,7 +251,7 @@ class Options(usage.Options):
         "Apple MDM server. Every option can also be given in the environment, as NANOMDM_ and "
         "its name in capitals with underscores for dashes, or in section [nanomdm] of the file "
         "that --config names; switches are 1 or 0 there. A flag beats the environment, which "
-        "beats the file."
+        "beats the file. The storage flags may be repeated, in sets of the same length."
     )
     optFlags = [[option.name, None, option.help] for option in OPTIONS if option.is_switch]
     optParameters = [
@@ -205,16 +268,17 @@ class Options(usage.Options):
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
-        self._flags: dict[str, str] = {}
+        self._flags: list[tuple[str, str]] = []
         super().__init__()
 
     def __setitem__(self, name: str, value: object) -> None:
         """
         What the command line says, and nothing else, comes through here.
         """
-        if name in self._flags:
+        repeatable = name in _BY_NAME and _BY_NAME[name].repeatable
+        if not repeatable and name in dict(self._flags):
             raise usage.UsageError(f"--{name}: given more than once")
-        self._flags[name] = "1" if value == 1 else str(value)
+        self._flags.append((name, "1" if value == 1 else str(value)))
         super().__setitem__(name, value)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -247,8 +311,7 @@ class Options(usage.Options):
         """
         Put everything together, and let twistd log as the settings say.
         """
-        flags = dict(self._flags)
-        path, origin = flags.pop("config", None), "--config"
+        path, origin = dict(self._flags).get("config"), "--config"
         if path is None and variable("config") in self._environ:
             path, origin = self._environ[variable("config")], variable("config")
         if path is not None and not path.strip():
@@ -257,7 +320,7 @@ class Options(usage.Options):
             [
                 *(from_file(path) if path is not None else ()),
                 *from_environment(self._environ),
-                *from_flags(flags),
+                *from_flags(flag for flag in self._flags if flag[0] != "config"),
             ]
         )
         if self.parent is not None:

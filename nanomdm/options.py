@@ -1,127 +1,23 @@
 """
-Every option of the server, in one table: the fields of L{Settings}.
+Every option of the server, in one table: the fields of L{Settings}, each of one
+option but for the storages, which three describe.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
 
-from nanomdm.errors import ConfigError
-from nanomdm.listen import endpoint_description
 from nanomdm.log import RENDERERS
-
-# A field name (RFC 9110 section 5.1).
-_FIELD_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TRUTH: Final = {"1": True, "true": True, "yes": True, "on": True}
-_TRUTH.update({"0": False, "false": False, "no": False, "off": False})
+from nanomdm.storage.settings import DEFAULT_FILE, KINDS, StorageSettings
+from nanomdm.values import address, boolean, choice, field_name, integer, readable_file, text
 
 _CENTURY_DAYS: Final = 36500
 _CENTURY_SECONDS: Final = _CENTURY_DAYS * 86400
 _HIGHEST_SIZE: Final = 2**31 - 1
-
-
-def text(value: str) -> str:
-    """
-    @return: C{value}.
-    @raise ConfigError: it is not Unicode text on one line, as an environment
-        variable in another encoding is not.  The value is not quoted: it may be
-        a secret.
-    """
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigError("is not UTF-8") from None
-    if not value.isprintable():
-        raise ConfigError("holds a control character")
-    return value
-
-
-def address(value: str) -> str:
-    """
-    @return: C{value}, which messages show as it was given.
-    @raise ConfigError: L{endpoint_description} can not make an endpoint of it.
-    """
-    endpoint_description(value)
-    return value
-
-
-def boolean(value: str) -> bool:
-    """
-    @return: what one of 1, 0, true, false, yes, no, on, off means.
-    @raise ConfigError: it is none of them.
-    """
-    try:
-        return _TRUTH[value.lower()]
-    except KeyError:
-        raise ConfigError(f"{value!r} is none of {', '.join(_TRUTH)}") from None
-
-
-def field_name(value: str) -> str:
-    """
-    @return: the name of an HTTP header.
-    @raise ConfigError: no header can have that name.
-    """
-    if not _FIELD_NAME.fullmatch(value):
-        raise ConfigError(f"{value!r} is not the name of an HTTP header")
-    return value
-
-
-def readable_file(value: str) -> Path:
-    """
-    @return: the absolute path of a file that exists.
-    @raise ConfigError: it can not be read.
-    """
-    path = Path(value).absolute()
-    try:
-        path.open("rb").close()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{value!r} can not be read: {reason}") from None
-    return path
-
-
-def database_file(value: str) -> Path:
-    """
-    @return: the absolute path of a database file, which need not exist: twistd
-        may go to another directory before it is opened.
-    @raise ConfigError: it is SQLite's notation for something that is no file.
-    """
-    if value.startswith((":", "file:")) or "\0" in value:
-        raise ConfigError(f"{value!r} is not the path of a file")
-    return Path(value).absolute()
-
-
-def integer(lowest: int, highest: int) -> Callable[[str], int]:
-    """
-    @return: a parser of decimal numbers from C{lowest} to C{highest}, which
-        raises L{ConfigError} for anything else.
-    """
-
-    def parse(value: str) -> int:
-        if not re.fullmatch("[0-9]{1,18}", value) or not lowest <= int(value) <= highest:
-            raise ConfigError(f"{value!r} is not a number from {lowest} to {highest}")
-        return int(value)
-
-    return parse
-
-
-def choice(*values: str) -> Callable[[str], str]:
-    """
-    @return: a parser that takes C{values} only and raises L{ConfigError} for
-        anything else.
-    """
-
-    def parse(value: str) -> str:
-        if value not in values:
-            raise ConfigError(f"{value!r} is not {' or '.join(values)}")
-        return value
-
-    return parse
 
 
 @attrs.frozen
@@ -133,14 +29,16 @@ class Option:
     @ivar help: what it does.
     @ivar default: the text that is parsed when nothing is given; L{None} when
         there is no default.
-    @ivar parse: makes the value from the text; raises L{ConfigError} with what
-        is wrong with it.
+    @ivar parse: makes the value from the text; raises
+        L{nanomdm.errors.ConfigError} with what is wrong with it.
+    @ivar repeatable: whether the flag may be given several times.
     """
 
     name: str
     help: str
     default: str | None
     parse: Callable[[str], Any]
+    repeatable: bool = False
 
     @property
     def is_switch(self) -> bool:
@@ -166,14 +64,46 @@ def _switch(help: str) -> Any:
     return attrs.field(default=False, metadata=metadata)
 
 
+#: The options that describe storages; a set of them is one storage.
+STORAGE_OPTIONS: Final = (
+    Option(
+        "storage",
+        "Where data is kept: sqlite (a file), inmem (in memory, lost at exit), mysql "
+        "(MySQL or MariaDB) or pgsql (PostgreSQL). Given several times, with as many of "
+        "--storage-dsn, the first storage answers and the others get the same writes",
+        "sqlite",
+        choice(*KINDS),
+        repeatable=True,
+    ),
+    Option(
+        "storage-dsn",
+        "SQLite database file, created if missing, or where the server is: "
+        "mysql://user:password@host:port/database, user:password@tcp(host:port)/database, "
+        "postgres://user:password@host:port/database. Empty for inmem among several",
+        DEFAULT_FILE,
+        text,
+        repeatable=True,
+    ),
+    Option(
+        "storage-options",
+        "name=value,name=value: delete, retention; with mysql and pgsql also pool_size, "
+        "conn_max_lifetime, conn_max_idle_time, auto_migrate, replica_dsn (the last one)",
+        None,
+        text,
+        repeatable=True,
+    ),
+)
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """
     How the server is configured: one attribute for each option, named as the
-    option is, with underscores for dashes.  Paths are absolute.
+    option is, with underscores for dashes, but for the storages.  Paths are
+    absolute.
 
-    @ivar listen: for L{endpoint_description}.
-    @ivar storage_dsn: the database file; L{None} for the storage in memory.
+    @ivar listen: for L{nanomdm.listen.endpoint_description}.
+    @ivar storages: at least one; the first answers.
     @ivar superseded_identity_grace: seconds.
     @ivar expired_identity_grace: days.
     @ivar max_body_size: bytes.
@@ -222,13 +152,8 @@ class Settings:
     ua_zl_dc: bool = _switch(
         "Answer UserAuthenticate with a zero-length DigestChallenge instead of 410"
     )
-    storage: Literal["sqlite", "inmem"] = _option(
-        "Where data is kept: sqlite (a file) or inmem (in memory, lost at exit)",
-        choice("sqlite", "inmem"),
-        "sqlite",
-    )
-    storage_dsn: Path | None = _option(
-        "SQLite database file, created if missing", database_file, "nanomdm.db"
+    storages: tuple[StorageSettings, ...] = attrs.field(
+        factory=lambda: (StorageSettings(),), metadata={"options": STORAGE_OPTIONS}
     )
     max_body_size: int = _option(
         "Bytes of the largest request body; a larger one is refused with 413",
@@ -241,7 +166,12 @@ class Settings:
     debug: bool = _switch("Log debug messages too")
 
 
+def _options(field: attrs.Attribute[Any]) -> tuple[Option, ...]:
+    if "options" in field.metadata:
+        options: tuple[Option, ...] = field.metadata["options"]
+        return options
+    return (Option(name=field.name.replace("_", "-"), **field.metadata),)
+
+
 #: Every option, in the order in which they are shown.
-OPTIONS: Final = tuple(
-    Option(name=field.name.replace("_", "-"), **field.metadata) for field in attrs.fields(Settings)
-)
+OPTIONS: Final = tuple(option for field in attrs.fields(Settings) for option in _options(field))

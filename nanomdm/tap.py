@@ -23,12 +23,12 @@ from nanomdm.http.endpoint import Folder
 from nanomdm.http.identity import HeaderIdentity, IdentitySource, SignatureIdentity
 from nanomdm.http.offload import Offloader
 from nanomdm.http.site import Site
+from nanomdm.interfaces import IStorage
 from nanomdm.listen import endpoint_description
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.core import MDMService
 from nanomdm.service.enqueue import CommandEnqueuer, UnavailablePusher
-from nanomdm.storage.sql import SQLStorage, open_sqlite
-from nanomdm.storage.sqlite import prepare
+from nanomdm.storage.factory import open_storage
 
 __all__ = ["Options", "makeService"]
 
@@ -56,7 +56,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     @raise ConfigError: a file that the settings name can not be used.
     """
     offloader = Offloader(reactor, reactor.getThreadPool())
-    storage = _storage(settings, reactor)
+    storage = open_storage(settings.storages, reactor)
     root = Folder()
     root.putChild(b"version", VersionEndpoint())
     if not settings.disable_mdm:
@@ -68,14 +68,8 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     return Daemon(reactor, endpoint, settings.listen, site, storage)
 
 
-def _storage(settings: Settings, reactor: Any) -> SQLStorage:
-    if settings.storage_dsn is not None:
-        prepare(settings.storage_dsn)
-    return open_sqlite(reactor, settings.storage_dsn)
-
-
 def _add_device_endpoints(
-    root: Resource, settings: Settings, storage: SQLStorage, offloader: Offloader, reactor: Any
+    root: Resource, settings: Settings, storage: IStorage, offloader: Offloader, reactor: Any
 ) -> None:
     service = MDMService(
         storage,
@@ -110,7 +104,7 @@ def _certificates(path: Path | None, option: str) -> list[x509.Certificate]:
     return [] if path is None else load_certificates(path, option)
 
 
-def _add_api(root: Resource, auth: BasicAuth, storage: SQLStorage, offloader: Offloader) -> None:
+def _add_api(root: Resource, auth: BasicAuth, storage: IStorage, offloader: Offloader) -> None:
     enqueuer = CommandEnqueuer(storage, UnavailablePusher())
     v1 = Folder()
     v1.putChild(b"enqueue", EnqueueEndpoint(auth, enqueuer, offloader))

@@ -19,6 +19,7 @@ from nanomdm import __version__
 from nanomdm.config import Given, Options, Settings, resolve
 from nanomdm.errors import ConfigError
 from nanomdm.options import OPTIONS
+from nanomdm.storage.settings import StorageOptions, StorageSettings
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "nanomdm.conf.example"
 
@@ -83,8 +84,13 @@ class DefaultsTests(ConfigTestCase):
                 superseded_identity_grace=86400,
                 expired_identity_grace=0,
                 ua_zl_dc=False,
-                storage="sqlite",
-                storage_dsn=Path("nanomdm.db").absolute(),
+                storages=(
+                    StorageSettings(
+                        kind="sqlite",
+                        dsn=Path("nanomdm.db").absolute(),
+                        options=StorageOptions(),
+                    ),
+                ),
                 max_body_size=64 * 1024 * 1024,
                 log_format="logfmt",
                 debug=False,
@@ -101,7 +107,7 @@ class DefaultsTests(ConfigTestCase):
             *("--listen", "127.0.0.1:80", "--api", "key", "--ca", self.ca),
             *("--intermediate", self.ca, "--cert-header", "X-Cert"),
             *("--superseded-identity-grace", "7", "--expired-identity-grace", "8"),
-            *("--storage", "sqlite", "--storage-dsn", "other.db"),
+            *("--storage", "sqlite", "--storage-dsn", "other.db", "--storage-options", "delete=1"),
             *("--max-body-size", "9", "--log-format", "json"),
         )
         ca = Path(self.ca).absolute()
@@ -119,8 +125,13 @@ class DefaultsTests(ConfigTestCase):
                 superseded_identity_grace=7,
                 expired_identity_grace=8,
                 ua_zl_dc=True,
-                storage="sqlite",
-                storage_dsn=Path("other.db").absolute(),
+                storages=(
+                    StorageSettings(
+                        kind="sqlite",
+                        dsn=Path("other.db").absolute(),
+                        options=StorageOptions(delete=True),
+                    ),
+                ),
                 max_body_size=9,
                 log_format="json",
                 debug=True,
@@ -129,13 +140,13 @@ class DefaultsTests(ConfigTestCase):
 
     def test_relative_paths_become_absolute(self) -> None:
         settings = self.with_ca("--storage-dsn", "a/b.db")
-        self.assertEqual(settings.storage_dsn, Path(os.getcwd(), "a", "b.db"))
+        self.assertEqual(settings.storages[0].dsn, Path(os.getcwd(), "a", "b.db"))
 
-    def test_storage_in_memory_has_no_file(self) -> None:
-        self.assertIdentical(self.with_ca("--storage", "inmem").storage_dsn, None)
-
-    def test_repr_hides_the_key(self) -> None:
-        settings = self.with_ca("--api", "geheim")
+    def test_repr_hides_secrets(self) -> None:
+        settings = self.with_ca(
+            *("--api", "geheim", "--storage", "mysql", "--storage-dsn", "u:geheim@/db"),
+            *("--storage-options", "replica_dsn=u:geheim@/db2"),
+        )
         self.assertNotIn("geheim", repr(settings))
         self.assertNotIn("geheim", repr(Given("api", "geheim", "--api")))
 
@@ -148,7 +159,7 @@ class DefaultsTests(ConfigTestCase):
         self.assertTrue(settings.checkin and settings.retro)
 
     def test_options_of_other_parts_are_unknown(self) -> None:
-        for name in ("dm", "webhook-url", "migration", "dump", "storage-options"):
+        for name in ("dm", "webhook-url", "migration", "dump"):
             self.assertRefused(
                 f"option --{name} not recognized; see twistd nanomdm --help", f"--{name}", "x"
             )
@@ -193,13 +204,14 @@ class PrecedenceTests(ConfigTestCase):
         self.assertPrecedence("max-body-size", 67108864, (("1", 1), ("2", 2), ("3", 3)))
 
     def test_path(self) -> None:
+        flag, environ, file = (self.write(name, "") for name in ("flag", "environ", "file"))
         self.assertPrecedence(
-            "storage-dsn",
-            Path("nanomdm.db").absolute(),
+            "intermediate",
+            None,
             (
-                ("flag", Path("flag").absolute()),
-                ("environ", Path("environ").absolute()),
-                ("/file", Path("/file")),
+                (flag, Path(flag).absolute()),
+                (environ, Path(environ).absolute()),
+                (file, Path(file).absolute()),
             ),
         )
 
@@ -258,6 +270,157 @@ class PrecedenceTests(ConfigTestCase):
         )
 
 
+class StorageTests(ConfigTestCase):
+    """
+    Storages, each of which three options describe.
+    """
+
+    def storages(
+        self, *flags: str, environ: Mapping[str, str] | None = None
+    ) -> list[tuple[str, object, StorageOptions]]:
+        settings = self.with_ca(*flags, environ=environ)
+        return [(one.kind, one.dsn, one.options) for one in settings.storages]
+
+    def test_each_source(self) -> None:
+        dsn, options = "mysql://u:a%2Cb;%23c@h/db", "pool_size=7,delete=1"
+        expected = [("mysql", dsn, StorageOptions(pool_size=7, delete=True))]
+        flags = ("--storage", "mysql", "--storage-dsn", dsn, "--storage-options", options)
+        environ = {
+            "NANOMDM_STORAGE": "mysql",
+            "NANOMDM_STORAGE_DSN": dsn,
+            "NANOMDM_STORAGE_OPTIONS": options,
+        }
+        file = self.ini(f"storage = mysql\nstorage-dsn = {dsn}\nstorage-options = {options}")
+        self.assertEqual(self.storages(*flags), expected)
+        self.assertEqual(self.storages(environ=environ), expected)
+        self.assertEqual(self.storages("--config", file), expected)
+
+    def test_each_option_from_another_source(self) -> None:
+        """
+        The kind in the file, the DSN with its password in the environment.
+        """
+        file = self.ini("storage = pgsql\nstorage-dsn = postgres://file/db")
+        environ = {"NANOMDM_STORAGE_DSN": "postgres://u:p@h/db"}
+        flags = ("--config", file, "--storage-options", "auto_migrate=0")
+        self.assertEqual(
+            self.storages(*flags, environ=environ),
+            [("pgsql", "postgres://u:p@h/db", StorageOptions(auto_migrate=False))],
+        )
+
+    def test_flags_beat_environment_beats_file(self) -> None:
+        file = ("--config", self.ini("storage-dsn = /file.db\nstorage-options = retention=1h"))
+        environ = {"NANOMDM_STORAGE_DSN": "/e.db", "NANOMDM_STORAGE_OPTIONS": "retention=2h"}
+        flags = ("--storage-dsn", "/flag.db", "--storage-options", "retention=3h")
+        for expected, hours, storages in (
+            ("/file.db", 1, self.storages(*file)),
+            ("/e.db", 2, self.storages(*file, environ=environ)),
+            ("/flag.db", 3, self.storages(*file, *flags, environ=environ)),
+        ):
+            options = StorageOptions(retention=3600 * hours)
+            self.assertEqual(storages, [("sqlite", Path(expected), options)])
+
+    def test_memory(self) -> None:
+        expected = [("inmem", None, StorageOptions())]
+        self.assertEqual(self.storages("--storage", "inmem"), expected)
+        self.assertEqual(self.storages("--storage", "inmem", "--storage-dsn", ""), expected)
+
+    def test_several(self) -> None:
+        """
+        Sets are put together by their order, wherever the flags stand.
+        """
+        flags = (
+            *("--storage", "pgsql", "--storage", "inmem", "--storage", "sqlite"),
+            *("--storage-options", "pool_size=3", "--storage-options", ""),
+            *("--storage-options", "delete=1"),
+            *("--storage-dsn", "host=h dbname=d", "--storage-dsn", "", "--storage-dsn", "x.db"),
+        )
+        self.assertEqual(
+            self.storages(*flags),
+            [
+                ("pgsql", "host=h dbname=d", StorageOptions(pool_size=3)),
+                ("inmem", None, StorageOptions()),
+                ("sqlite", Path("x.db").absolute(), StorageOptions(delete=True)),
+            ],
+        )
+
+    def test_several_with_options_left_out(self) -> None:
+        flags = ("--storage=sqlite", "--storage-dsn=/a", "--storage=sqlite", "--storage-dsn=/b")
+        self.assertEqual(
+            self.storages(*flags),
+            [("sqlite", Path("/a"), StorageOptions()), ("sqlite", Path("/b"), StorageOptions())],
+        )
+
+    def test_flags_replace_the_set_of_the_environment(self) -> None:
+        flags = ("--storage=inmem", "--storage=inmem", "--storage-dsn=", "--storage-dsn=")
+        environ = {"NANOMDM_STORAGE": "sqlite", "NANOMDM_STORAGE_DSN": "x.db"}
+        expected = ("inmem", None, StorageOptions())
+        self.assertEqual(self.storages(*flags, environ=environ), [expected, expected])
+
+    def test_unequal_counts(self) -> None:
+        line = "storages come in sets, but there are "
+        two = ("--storage", "inmem", "--storage", "sqlite")
+        self.assertRefused(
+            line + "2 of --storage, 0 of --storage-dsn, 0 of --storage-options", *two
+        )
+        self.assertRefused(
+            line + "0 of --storage, 2 of --storage-dsn, 0 of --storage-options",
+            *("--storage-dsn", "a", "--storage-dsn", "b"),
+        )
+        self.assertRefused(
+            line + "2 of --storage, 2 of --storage-dsn, 1 of NANOMDM_STORAGE_OPTIONS",
+            *(*two, "--storage-dsn", "", "--storage-dsn", "b"),
+            environ={"NANOMDM_STORAGE_OPTIONS": "delete=1"},
+        )
+
+    def test_same_database_twice(self) -> None:
+        self.assertRefused(
+            "--storage-dsn: names one database twice",
+            *("--storage", "sqlite", "--storage-dsn", "x.db"),
+            *("--storage", "sqlite", "--storage-dsn", "./x.db"),
+        )
+
+    def test_missing_dsn(self) -> None:
+        for kind in ("mysql", "pgsql"):
+            line = f"--storage-dsn: required with storage {kind}"
+            self.assertRefused(line, "--storage", kind)
+            self.assertRefused(line, "--storage", kind, "--storage-dsn", "")
+        self.assertRefused("--storage-dsn: must not be empty", "--storage-dsn", "")
+
+    def test_memory_has_no_dsn(self) -> None:
+        inmem = ("--storage", "inmem")
+        problem = "storage inmem has no DSN"
+        file = self.ini("storage-dsn = x.db")
+        self.assertRefused(f"--storage-dsn: {problem}", *inmem, "--storage-dsn", "x.db")
+        self.assertRefused(
+            f"NANOMDM_STORAGE_DSN: {problem}", *inmem, environ={"NANOMDM_STORAGE_DSN": "x.db"}
+        )
+        self.assertRefused(f"{file}: storage-dsn: {problem}", *inmem, "--config", file)
+
+    def test_bad_value_of_one_among_several(self) -> None:
+        sets = ("--storage=inmem", "--storage-dsn=", "--storage=mysql", "--storage-dsn=u@/")
+        self.assertRefused("--storage-dsn (storage 2): database: missing", *sets)
+        options = ("--storage-options=pool_size=1", "--storage-options=")
+        self.assertRefused(
+            "--storage-options (storage 1): pool_size: storage inmem does not have this option",
+            *(*sets[:3], "--storage-dsn=u@/db", *options),
+        )
+
+    def test_dsn_of_another_kind(self) -> None:
+        """
+        It would become a file with a password in its name.
+        """
+        for dsn in ("mysql://u:sesam@h/db", "u:sesam@/db", "host=h password=sesam"):
+            self.assertRefused(
+                "--storage-dsn: is not the path of a file but the address of another kind "
+                "of database",
+                *("--storage-dsn", dsn),
+            )
+
+    def test_dsn_that_is_not_text(self) -> None:
+        environ = {"NANOMDM_STORAGE_DSN": "u:p\udcff@/db", "NANOMDM_STORAGE": "mysql"}
+        self.assertRefused("NANOMDM_STORAGE_DSN: is not UTF-8", environ=environ)
+
+
 class BadValueTests(ConfigTestCase):
     """
     A bad value ends the start wherever it stands.
@@ -272,10 +435,14 @@ class BadValueTests(ConfigTestCase):
         ("expired-identity-grace", "36501", "'36501' is not a number from 0 to 36500"),
         ("max-body-size", "0", "'0' is not a number from 1 to 2147483647"),
         ("max-body-size", "64M", "'64M' is not a number from 1 to 2147483647"),
-        ("storage", "mysql", "'mysql' is not sqlite or inmem"),
-        ("storage", "SQLite", "'SQLite' is not sqlite or inmem"),
+        ("storage", "oracle", "'oracle' is not sqlite, inmem, mysql or pgsql"),
+        ("storage", "SQLite", "'SQLite' is not sqlite, inmem, mysql or pgsql"),
         ("storage-dsn", ":memory:", "':memory:' is not the path of a file"),
         ("storage-dsn", "file:x.db", "'file:x.db' is not the path of a file"),
+        ("storage-dsn", "u:p@tcp(h)/db", "is not the path of a file but the address of another"),
+        ("storage-options", "foo=1", "foo: no such storage option"),
+        ("storage-options", "delete=yes", "delete: 'yes' is not 0 or 1"),
+        ("storage-options", "pool_size=5", "pool_size: storage sqlite does not have this option"),
         ("log-format", "xml", "'xml' is not logfmt or json"),
         ("ca", "/nowhere", "'/nowhere' can not be read: No such file or directory"),
         ("intermediate", "/", "'/' can not be read: Is a directory"),
@@ -312,7 +479,7 @@ class BadValueTests(ConfigTestCase):
 
     def test_bad_value_that_a_flag_overrules(self) -> None:
         self.assertRefused(
-            "NANOMDM_STORAGE: 'x' is not sqlite or inmem",
+            "NANOMDM_STORAGE: 'x' is not sqlite, inmem, mysql or pgsql",
             "--storage",
             "sqlite",
             environ={"NANOMDM_STORAGE": "x"},
@@ -334,7 +501,7 @@ class BadValueTests(ConfigTestCase):
         self.assertRefused("--api: holds a control character", "--api", "k\n2")
 
     def test_one_line_whatever_the_value(self) -> None:
-        self.assertRefused("--storage: 'a\\nb' is not sqlite or inmem", "--storage", "a\nb")
+        self.assertRefused("--log-format: 'a\\nb' is not logfmt or json", "--log-format", "a\nb")
         self.assertRefused(
             "/no\\nwhere: can not be read: No such file or directory", "--config", "/no\nwhere"
         )
@@ -362,8 +529,9 @@ class CommandLineTests(ConfigTestCase):
         self.assertRefused(line, "--api", "two", "words")
 
     def test_repeated(self) -> None:
-        line = f"--storage: given more than once{self.HINT}"
-        self.assertRefused(line, "--storage", "sqlite", "--storage", "sqlite")
+        line = f"--api: given more than once{self.HINT}"
+        self.assertRefused(line, "--api", "a", "--api", "a")
+        self.assertRefused(f"--debug: given more than once{self.HINT}", "--debug", "--debug")
         self.assertRefused(f"--config: given more than once{self.HINT}", "--config=a", "--config=b")
 
     def test_no_ca(self) -> None:
@@ -374,16 +542,6 @@ class CommandLineTests(ConfigTestCase):
         line = "nothing for server to do: --disable-mdm without --api"
         self.assertRefused(line, "--disable-mdm")
         self.assertRefused(line, "--disable-mdm", "--ca", self.ca)
-
-    def test_database_file_in_memory(self) -> None:
-        inmem = ("--ca", self.ca, "--storage", "inmem")
-        problem = "storage inmem has no database file"
-        file = self.ini("storage-dsn = x.db")
-        self.assertRefused(f"--storage-dsn: {problem}", *inmem, "--storage-dsn", "x.db")
-        self.assertRefused(
-            f"NANOMDM_STORAGE_DSN: {problem}", *inmem, environ={"NANOMDM_STORAGE_DSN": "x.db"}
-        )
-        self.assertRefused(f"{file}: storage-dsn: {problem}", *inmem, "--config", file)
 
     def test_resolve_raises_the_domains_error(self) -> None:
         error = self.assertRaises(ConfigError, resolve, [])

@@ -70,7 +70,33 @@ class RefusalTests(CommandTestCase):
         self.assertRefused("option --foo not recognized; see twistd nanomdm --help", "--foo")
 
     def test_bad_flag(self) -> None:
-        self.assertRefused("--storage: 'x' is not sqlite or inmem", "--storage", "x")
+        self.assertRefused("--storage: 'x' is not sqlite, inmem, mysql or pgsql", "--storage", "x")
+
+    def test_dsn(self) -> None:
+        """
+        What is wrong with it is told without the password.
+        """
+        for kind, dsn, problem in (
+            ("mysql", "u:sesam@tcp(h:x)/db", "port: is not a number from 1 to 65535"),
+            ("mysql", "mysql://u:sesam@h/db?tsl=true", "tsl: no such parameter"),
+            ("pgsql", "postgres://u:sesam@h/db?tls=true", "tls: no such parameter"),
+        ):
+            self.assertRefused(
+                f"NANOMDM_STORAGE_DSN: {problem}",
+                *("--storage", kind),
+                NANOMDM_STORAGE_DSN=dsn,
+            )
+
+    def test_storage_options(self) -> None:
+        self.assertRefused(
+            "--storage-options: pool_size: storage sqlite does not have this option",
+            *("--storage-options", "pool_size=3"),
+        )
+        self.assertRefused(
+            "storages come in sets, but there are 2 of --storage, 1 of --storage-dsn, "
+            "0 of --storage-options",
+            *("--storage", "sqlite", "--storage", "inmem", "--storage-dsn", "x.db"),
+        )
 
     def test_bad_variable(self) -> None:
         self.assertRefused("NANOMDM_API: must not be empty", NANOMDM_API="")
@@ -157,7 +183,10 @@ class MetadataTests(SynchronousTestCase):
         """
         A package that only comes along with another one may go with it.
         """
-        lines = self.setup["options"]["install_requires"].split()
+        extras = self.setup["options.extras_require"]
+        lines = " ".join(
+            [self.setup["options"]["install_requires"], extras["mysql"], extras["pgsql"]]
+        ).split()
         declared = {re.split(r"[\[>]", line)[0] for line in lines}
         imported: set[str] = set()
         for file in (ROOT / "nanomdm").rglob("*.py"):

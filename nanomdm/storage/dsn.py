@@ -23,7 +23,7 @@ _POSTGRES_URL: Final = re.compile("postgres(?:ql)?://")
 _KEYWORDS: Final = re.compile(r"\s*\w+\s*=")
 _BARE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _NAME: Final = re.compile(r"\w{1,40}")
-_SECRET: Final = re.compile(r"\w*(?:password|secret|key)")
+_SECRET: Final = re.compile(r"\w*(?:password|secret|key)", re.IGNORECASE)
 
 _MYSQL_FORMS: Final = (
     "is neither mysql://user:password@host:port/database "
@@ -217,8 +217,8 @@ def _parameters(query: str, known: frozenset[str] | set[str]) -> Iterator[tuple[
         name, equals, value = pair.partition("=")
         if not equals or not _NAME.fullmatch(name):
             raise ConfigError("parameters: are not name=value&name=value")
-        if name not in known and any(_SECRET.fullmatch(secret) for secret in seen):
-            # It may be the rest of a secret.
+        if name not in known and any(map(_SECRET.match, (*seen, name))):
+            # Its name may be a part of a secret.
             raise ConfigError("parameters: one is unknown; '&' in a value is written %26")
         if name not in known:
             raise ConfigError(f"{name}: no such parameter")
@@ -330,7 +330,7 @@ def _unreadable(dsn: str) -> str:
         the rest of one that holds spaces.
     """
     if _KEYWORDS.match(dsn):
-        open_part = re.split(rf"{_SECRET.pattern}\s*=", dsn, maxsplit=1)[0]
+        open_part = _SECRET.split(dsn, maxsplit=1)[0]
         for keyword in re.findall(r"(?:^|\s)(\w{1,40})\s*=", open_part):
             if keyword not in _libpq_keywords():
                 return f"{keyword}: no such parameter"

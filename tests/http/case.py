@@ -20,6 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from nanomdm.config import Settings
 from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from nanomdm.sim.signing import sign_like_device, sign_modern
+from nanomdm.storage.settings import StorageSettings
 from nanomdm.tap import build
 from tests import samples
 from tests.storage.tables import query
@@ -86,8 +87,7 @@ class ServerCase(TestCase):
             "listen": "tcp:0:interface=127.0.0.1",
             "api": KEY,
             "ca": trusted,
-            "storage": "inmem",
-            "storage_dsn": None,
+            "storages": (StorageSettings(kind="inmem"),),
         }
         self.daemon = build(Settings(**{**defaults, **settings}), reactor)
         self.daemon.privilegedStartService()
