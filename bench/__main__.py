@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from bench.devices import BenchDevice, make_devices, write_requests
 from bench.server import Bare, Nanomdm, wrk
 from nanomdm.mdm.command import parse_report
 from nanomdm.sim.ca import ThrowawayCA
+from nanomdm.storage.commands import next_command
+from nanomdm.storage.transaction import Transaction
+from tests.storage.filling import fill_queue
 
 DEVICES = 200
 CONNECTIONS = 32
@@ -31,6 +34,7 @@ ROUNDS = 3
 MANY_DEVICES = 5_000
 MANY_CONNECTS = 100_000
 MANY_IDS = 100_000
+MANY_ROWS = 1_000_000
 
 
 @contextmanager
@@ -120,6 +124,35 @@ def _ask(server: Nanomdm, done: threading.Event, waits: list[float]) -> None:
         time.sleep(0.002)
 
 
+def queue(ca: ThrowawayCA, kind: str) -> dict[str, float]:
+    """
+    @return: median milliseconds to find the next command of a device that has
+        1,000 outstanding ones, among a million answered rows; and of 256 devices
+        at once.
+    """
+    with serving(ca, kind, []) as (_, database, _):
+        with closing(database.connect()) as connection:
+            fill_queue(connection, database.kind, 1000, MANY_ROWS // 1000, 1000)
+        with closing(database.storage_engine().connect(autocommit=True)) as connection:
+            transaction = Transaction(connection.cursor(), database.storage_engine().dialect)
+            one, many = ["Q1"], [f"Q{number}" for number in range(1, 257)]
+            if next_command(transaction, many)[0] is None:
+                raise RuntimeError("no outstanding command was found")
+            return {
+                "one_ms": _milliseconds(lambda: next_command(transaction, one)),
+                "256_ms": _milliseconds(lambda: next_command(transaction, many)),
+            }
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    spent = []
+    for _ in range(50):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return round(statistics.median(spent) * 1000, 2)
+
+
 def memory(ca: ThrowawayCA, seconds: int) -> list[tuple[int, float]]:
     """
     @return: how much memory the daemon has after so many connects, in MB.
@@ -171,7 +204,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of load in each round")
-    parser.add_argument("--only", choices=("micro", "throughput", "enqueue", "memory"))
+    parser.add_argument("--only", choices=("micro", "throughput", "enqueue", "queue", "memory"))
     parser.add_argument("--storage", action="append", choices=sorted(DATABASES))
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -185,6 +218,8 @@ def main() -> None:
         results["throughput"] = _throughput(ca, kinds, arguments.seconds)
     if arguments.only in (None, "enqueue"):
         results["enqueue"] = _enqueueing(ca, kinds)
+    if arguments.only in (None, "queue"):
+        results["queue"] = _queue(ca, kinds)
     if arguments.only in (None, "memory"):
         results["memory"] = _memory(ca, arguments.seconds)
     out = Path(__file__).parent / "out"
@@ -228,6 +263,17 @@ def _enqueueing(ca: ThrowawayCA, kinds: list[str]) -> dict[str, Any]:
     for kind in kinds:
         one = results[kind] = enqueueing(ca, kind)
         print(f"{kind:12}{one['ids_per_second']:10}{one['longest_wait_ms']:40}", flush=True)
+    return results
+
+
+def _queue(ca: ThrowawayCA, kinds: list[str]) -> dict[str, Any]:
+    print(
+        f"next command among {MANY_ROWS} answered rows{'one device, ms':>16}{'256 devices, ms':>17}"
+    )
+    results = {}
+    for kind in kinds:
+        one = results[kind] = queue(ca, kind)
+        print(f"{kind:39}{one['one_ms']:16}{one['256_ms']:17}", flush=True)
     return results
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from nanomdm.storage.engine import Engine
+from nanomdm.storage.factory import engine_of
+from nanomdm.storage.settings import StorageSettings
 from tests.servers import ENGINES
 
 _NAME = "bench"
@@ -55,6 +58,13 @@ class Database:
         A connection behind the server's back.
         """
         return sqlite3.connect(self.dsn)
+
+    def storage_engine(self) -> Engine:
+        """
+        As the server uses it.
+        """
+        dsn = Path(self.dsn) if self.kind == "sqlite" else self.dsn
+        return engine_of(StorageSettings(kind=self.kind, dsn=dsn), dsn)
 
     mark = "?"
 

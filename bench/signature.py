@@ -50,18 +50,18 @@ def main() -> None:
     def unseen() -> None:
         verify = SignatureVerifier(size=1).verify
         for header, body in requests:
-            verify(header, body)
+            verify(header, body, chain)
 
     verifier, chain = SignatureVerifier(), ChainVerifier([ca.certificate])
     forgetful = ChainVerifier([ca.certificate], size=1)
     others = [ca.issue(key=identity.key).der for _ in range(2)]
     header, body = requests[0]
-    verifier.verify(header, body)
+    verifier.verify(header, body, chain)
     chain.verify(identity.der)
 
     def repeated() -> None:
         for _ in range(REQUESTS):
-            verifier.verify(header, body)
+            verifier.verify(header, body, chain)
 
     def chains() -> None:
         for _ in range(REQUESTS):
