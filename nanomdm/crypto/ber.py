@@ -11,12 +11,14 @@ from __future__ import annotations
 CONSTRUCTED = 0x20
 
 INTEGER = 0x02
+BIT_STRING = 0x03
 OCTET_STRING = 0x04
 NULL = 0x05
 OBJECT_IDENTIFIER = 0x06
 SEQUENCE = 0x30
 SET = 0x31
 CONTEXT_0 = 0xA0
+CONTEXT_3 = 0xA3
 CONTEXT_0_PRIMITIVE = 0x80
 
 MAX_DEPTH = 16
@@ -24,7 +26,7 @@ MAX_DEPTH = 16
 How deep elements may lie in each other.
 """
 
-MAX_ELEMENTS = 2048
+MAX_ELEMENTS = 1024
 """
 How many elements of one document are read.
 """

@@ -24,7 +24,7 @@ from cryptography.x509.verification import (
 
 from nanomdm.cache import LRUCache
 from nanomdm.crypto import ber
-from nanomdm.crypto.certificates import UNUSABLE, parse_certificate
+from nanomdm.crypto.certificates import UNUSABLE, parse_certificate, twin_of
 from nanomdm.crypto.identity import Identity
 from nanomdm.errors import ConfigError, UntrustedCertificate
 
@@ -49,7 +49,7 @@ class _Trusted:
 class ChainVerifier:
     """
     Verifies device certificates against trusted roots, and remembers the good
-    ones for as long as their whole chain is valid.
+    ones for as long as their whole chain is valid.  Threads may share one.
 
     A path is built and checked as RFC 5280 section 6 says, except for names:
     device certificates usually have an empty subject and no alternative name.
@@ -59,7 +59,8 @@ class ChainVerifier:
     @param expired_grace_days: days for which a device's certificate is still
         accepted after its end, marked as expired.
     @param now: the time, with a time zone.
-    @param size: how many certificates are remembered.
+    @param size: how many certificates are remembered, good ones only: about
+        2.5 KiB each, and never more than 20.
     """
 
     def __init__(
@@ -87,7 +88,11 @@ class ChainVerifier:
         is inside its validity (or its grace), is no CA itself, and if it has
         an extended key usage, that includes clientAuth.
 
-        @param der: the certificate's DER.
+        There is one way to write a certificate, or two of which each names the
+        other as its L{twin<Identity>}.
+
+        @param der: the certificate's DER, of at most
+            L{MAX_CERTIFICATE<nanomdm.crypto.certificates.MAX_CERTIFICATE>} bytes.
         @raise UntrustedCertificate: one of these does not hold.
         """
         sha256 = hashlib.sha256(der).hexdigest()
@@ -103,13 +108,17 @@ class ChainVerifier:
         if der in self._anchors:
             raise UntrustedCertificate("a trusted root is no device identity")
         end = leaf.not_valid_after_utc
-        if now <= end or now - end > self._grace:
-            window = _window(self._chain(leaf, now))
-            return _Trusted(Identity.from_der(der), *window)
+        expired = now > end and now - end <= self._grace
         # Only the device's own end is forgiven: the chain must have been good then.
-        self._chain(leaf, end)
-        moment = datetime.resolution
-        return _Trusted(Identity.from_der(der, expired=True), end + moment, end + self._grace)
+        chain = self._chain(leaf, end if expired else now)
+        try:
+            twin = twin_of(leaf, der, issuer=chain[1])
+        except ValueError as error:
+            raise UntrustedCertificate(str(error)) from error
+        identity = Identity.from_der(der, expired, twin)
+        if expired:
+            return _Trusted(identity, end + datetime.resolution, end + self._grace)
+        return _Trusted(identity, *_window(chain))
 
     def _chain(self, leaf: x509.Certificate, when: datetime) -> list[x509.Certificate]:
         """

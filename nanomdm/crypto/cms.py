@@ -2,8 +2,11 @@
 Detached CMS signatures (RFC 5652) in the forms that devices send.
 
 Everything that is read is checked and everything that is not understood is
-refused: there is one way to say each thing, so that a changed header is a
-refused header.
+refused.  A changed header is a refused header, or one that says the same of
+the same body: the other value of an ECDSA signature, another name of RSA.
+
+What it costs to refuse a header is bounded as well, since nothing is known of
+its sender before.
 """
 
 from __future__ import annotations
@@ -12,19 +15,27 @@ import hashlib
 from collections.abc import Sequence
 
 from attrs import frozen
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from nanomdm.cache import LRUCache
 from nanomdm.crypto import ber
 from nanomdm.crypto.ber import BERError, Element
-from nanomdm.crypto.certificates import UNUSABLE, parse_certificate
+from nanomdm.crypto.certificates import CURVE_ORDERS, UNUSABLE, parse_certificate
+from nanomdm.crypto.chain import ChainVerifier
 from nanomdm.crypto.encoding import decode_base64
+from nanomdm.crypto.identity import Identity
 from nanomdm.errors import BadSignature
 
-MAX_CERTIFICATES = 32
+MAX_CMS = 256 << 10
+"""
+Bytes of a whole signature; devices send about 2,000, or tens of thousands with
+the certificates of a chain.
+"""
+
+MAX_CERTIFICATES = 8
 """
 How many certificates may be embedded.
 """
@@ -35,9 +46,15 @@ A larger RSA key is refused: it is the sender who picks the key, and the time
 to verify grows with its square.
 """
 
+MAX_RSA_EXPONENT = (1 << 32) - 1
+"""
+A larger public exponent is refused: the time to verify grows with its bits.
+"""
+
 # Contents octets of object identifiers.
 _SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
 _DATA = bytes.fromhex("2a864886f70d010701")
+_SUBJECT_KEY_IDENTIFIER = bytes.fromhex("551d0e")
 _CONTENT_TYPE = bytes.fromhex("2a864886f70d010903")
 _MESSAGE_DIGEST = bytes.fromhex("2a864886f70d010904")
 
@@ -64,6 +81,7 @@ _WITH_ECDSA = {
     "sha384": bytes.fromhex("2a8648ce3d040303"),
     "sha512": bytes.fromhex("2a8648ce3d040304"),
 }
+_KEY_ALGORITHMS = {PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY}
 
 
 @frozen
@@ -94,34 +112,39 @@ class _Signer:
 class SignatureVerifier:
     """
     Verifies C{Mdm-Signature} headers and remembers the good ones: a device's
-    C{Idle} request is byte for byte the same each time.
+    C{Idle} request is byte for byte the same each time.  Threads may share one.
+
+    Only requests of trusted senders are remembered, so that nobody else can
+    fill the memory, or push out what is in use.
 
     @param size: how many good (header, body) pairs are remembered, at about
-        1.5 KiB each.
+        0.3 KiB each besides a sender's certificate, which all of its requests
+        share with what L{ChainVerifier} remembers.
     """
 
     def __init__(self, size: int = 8192) -> None:
         self._verified: LRUCache[bytes, bytes] = LRUCache(size)
 
-    def verify(self, header: bytes, body: bytes) -> bytes:
+    def verify(self, header: bytes, body: bytes, chains: ChainVerifier) -> Identity:
         """
-        Verify a header over a body.
+        Verify a header over a body, and its signer's certificate.
 
         @param header: the value of C{Mdm-Signature}.
         @param body: the raw request body.
-        @return: the DER of the signer's certificate; whether that can be
-            trusted is not checked here.
+        @param chains: which certificates are trusted; asked each time.
         @raise BadSignature: the header does not sign the body.
+        @raise UntrustedCertificate: the signer's certificate is not trusted.
         """
         both = hashlib.sha256(len(header).to_bytes(8, "big"))
         both.update(header)
         both.update(body)
         key = both.digest()
         certificate = self._verified.get(key)
-        if certificate is None:
-            certificate = verify_detached(decode_header(header), body)
-            self._verified.put(key, certificate)
-        return certificate
+        if certificate is not None:
+            return chains.verify(certificate)
+        identity = chains.verify(verify_detached(decode_header(header), body))
+        self._verified.put(key, identity.der)
+        return identity
 
 
 def decode_header(value: bytes) -> bytes:
@@ -129,11 +152,12 @@ def decode_header(value: bytes) -> bytes:
     The CMS structure in the value of C{Mdm-Signature}.
 
     @param value: canonical base64, blanks and line breaks aside, of at most
-        L{encoding.MAX_HEADER<nanomdm.crypto.encoding.MAX_HEADER>} bytes.
+        L{encoding.MAX_HEADER<nanomdm.crypto.encoding.MAX_HEADER>} bytes that
+        decode to at most L{MAX_CMS}.
     @raise BadSignature: it is something else.
     """
     try:
-        return decode_base64(value)
+        return decode_base64(value, MAX_CMS)
     except ValueError as error:
         raise BadSignature(f"Mdm-Signature is not base64: {error}") from error
 
@@ -250,14 +274,16 @@ def _has_key_identifier(certificate: Element, identifier: Element) -> bool:
     """
     Compare a certificate's subjectKeyIdentifier extension with the signer's.
     """
-    try:
-        extensions = parse_certificate(certificate.encoded).extensions
-        own = extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return False
-    except UNUSABLE as error:
-        raise BadSignature(f"an embedded certificate is unusable: {error}") from error
-    return own.key_identifier == identifier.content
+    wanted = ber.encode(ber.OCTET_STRING, identifier.content)
+    to_be_signed = _fields(certificate, ber.SEQUENCE, "certificate", 3)[0]
+    # TBSCertificate ends with the only member of this tag, [3] extensions.
+    for member in to_be_signed.children:
+        if member.tag == ber.CONTEXT_3:
+            for extension in _fields(member, ber.CONTEXT_3, "certificate", 1)[0].children:
+                fields = _fields(extension, ber.SEQUENCE, "certificate", 2, 3)
+                if fields[0].content == _SUBJECT_KEY_IDENTIFIER:
+                    return fields[-1].content == wanted
+    return False
 
 
 def _verify(signer: _Signer, certificate: bytes, body: bytes) -> None:
@@ -266,23 +292,34 @@ def _verify(signer: _Signer, certificate: bytes, body: bytes) -> None:
     """
     digest = _DIGESTS.get(signer.digest.oid)
     if digest is None:
-        raise BadSignature(f"unsupported digest algorithm {signer.digest.oid.hex()}")
+        raise BadSignature(f"unsupported digest algorithm {signer.digest.oid[:16].hex()}")
     signed = body
     if signer.attributes is not None:
         _check_attributes(signer.attributes, hashlib.new(digest.name, body).digest())
         signed = ber.to_der(signer.attributes, ber.SET)
     try:
-        key = parse_certificate(certificate).public_key()
+        key = _public_key(certificate)
         if isinstance(key, rsa.RSAPublicKey):
             _verify_rsa(key, signer, digest, signed)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            _verify_ecdsa(key, signer, digest, signed)
         else:
-            raise BadSignature("the signer's key is neither RSA nor EC")
+            _verify_ecdsa(key, signer, digest, signed)
     except InvalidSignature as error:
         raise BadSignature("the signature does not match the body") from error
     except UNUSABLE as error:
         raise BadSignature(f"the signer's certificate is unusable: {error}") from error
+
+
+def _public_key(der: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+    """
+    The key in a certificate.  Keys of other kinds are not read, as some take
+    long.
+    """
+    certificate = parse_certificate(der)
+    if certificate.public_key_algorithm_oid in _KEY_ALGORITHMS:
+        key = certificate.public_key()
+        if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+            return key
+    raise BadSignature("the signer's key is neither RSA nor EC")
 
 
 def _verify_rsa(
@@ -292,6 +329,8 @@ def _verify_rsa(
         raise BadSignature("the signature algorithm does not fit the RSA key or the digest")
     if key.key_size > MAX_RSA_BITS:
         raise BadSignature(f"the signer's RSA key has more than {MAX_RSA_BITS} bits")
+    if key.public_numbers().e > MAX_RSA_EXPONENT:
+        raise BadSignature(f"the signer's RSA exponent is above {MAX_RSA_EXPONENT}")
     key.verify(signer.signature, signed, padding.PKCS1v15(), digest)
 
 
@@ -301,6 +340,8 @@ def _verify_ecdsa(
     # RFC 5754 section 3.3: the parameters must be absent.
     if signer.algorithm != _Algorithm(_WITH_ECDSA[digest.name], False):
         raise BadSignature("the signature algorithm does not fit the EC key or the digest")
+    if key.curve.name not in CURVE_ORDERS:
+        raise BadSignature(f"unsupported curve {key.curve.name}")
     key.verify(signer.signature, signed, ec.ECDSA(digest))
 
 

@@ -5,10 +5,17 @@ A client's certificate in a header that a TLS end in front of this server set.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from nanomdm.crypto.certificates import parse_certificate
-from nanomdm.crypto.encoding import MAX_HEADER, decode_base64
+from nanomdm.crypto.certificates import MAX_CERTIFICATE, parse_certificate
+from nanomdm.crypto.encoding import decode_base64
+
+MAX_VALUE: Final = 32 << 10
+"""
+Bytes of a header's value that are looked at: the largest certificate that is
+accepted fits, escaped in the ways of proxies.
+"""
 
 _PEM = re.compile(
     rb"\s*-----BEGIN CERTIFICATE-----\r?\n([^-]+)-----END CERTIFICATE-----\s*",
@@ -26,15 +33,15 @@ def certificate_from_header(value: bytes) -> bytes | None:
         Blanks may be C{%20} or C{+}; where they are C{%20}, a C{+} is a digit
         of the base64, whether it is escaped or not.
 
-    @param value: the header's value.
+    @param value: the header's value, at most L{MAX_VALUE} bytes.
     @return: the DER of exactly one certificate that can be parsed, or L{None}
         when the value is anything else.
     """
     value = value.strip()
-    if len(value) > MAX_HEADER:
+    if len(value) > MAX_VALUE:
         return None
     try:
-        der = decode_base64(_base64_in(value))
+        der = decode_base64(_base64_in(value), MAX_CERTIFICATE)
         parse_certificate(der)
     except ValueError:
         return None

@@ -60,7 +60,7 @@ class CertificateAssociation:
             facts = await self._store.association(device_id, identity.sha256)
         else:
             facts = await self._store.associate(
-                device_id, identity.sha256, first_only=False, grace=self._grace
+                device_id, identity.sha256, first_only=False, grace=self._grace, twin=identity.twin
             )
         self._judge(device_id, identity, facts)
         # An expired one was only looked at, which does not make it the newest.
@@ -79,7 +79,7 @@ class CertificateAssociation:
         facts = await self._store.association(device_id, identity.sha256)
         if self._retro and not facts.associated and not identity.expired:
             facts = await self._store.associate(
-                device_id, identity.sha256, first_only=True, grace=self._grace
+                device_id, identity.sha256, first_only=True, grace=self._grace, twin=identity.twin
             )
         self._judge(device_id, identity, facts)
         if facts.superseded_for is None:
@@ -101,6 +101,8 @@ class CertificateAssociation:
             return None
         if facts.taken_by is not None:
             return f"it is associated with {facts.taken_by}"
+        if facts.variant_of is not None:
+            return f"it is a variation of the certificate of {facts.variant_of}"
         if identity.expired:
             return "it is expired and not associated"
         if facts.id_has_other:

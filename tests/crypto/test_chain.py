@@ -20,6 +20,7 @@ from twisted.trial import util
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.crypto import chain
+from nanomdm.crypto.certificates import MAX_CERTIFICATE
 from nanomdm.crypto.chain import ChainVerifier, load_certificates
 from nanomdm.errors import ConfigError, UntrustedCertificate
 from nanomdm.sim.ca import DeviceIdentity, PrivateKey, ThrowawayCA
@@ -262,6 +263,19 @@ class DeviceTests(Verifying):
         der = issue(authority()).der
         for broken in (b"", b"\x30\x80", der[:-1], der + b"\0", der[1:], b"\xff" * 100):
             self.assertRefused(verifier, broken, "unreadable certificate")
+
+    def test_too_large(self) -> None:
+        """
+        A certificate that chains, and takes longer to read the longer it is.
+        """
+        verifier = self.verifier(root())
+        oid = x509.ObjectIdentifier("1.2.3.4")
+        around = len(leaf([(x509.UnrecognizedExtension(oid, bytes(9999)), False)])) - 9999
+        fits = leaf([(x509.UnrecognizedExtension(oid, bytes(MAX_CERTIFICATE - around - 4)), False)])
+        self.assertLessEqual(len(fits), MAX_CERTIFICATE)
+        self.assertTrusted(verifier, fits)
+        large = leaf([(x509.UnrecognizedExtension(oid, bytes(MAX_CERTIFICATE)), False)])
+        self.assertRefused(verifier, large, "more than 16384 bytes")
 
     def test_every_bit(self) -> None:
         """

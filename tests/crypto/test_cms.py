@@ -8,19 +8,25 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 from asn1crypto import cms as asn1_cms
 from asn1crypto import core
+from asn1crypto import x509 as asn1_x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.crypto import ber, cms
+from nanomdm.crypto.certificates import MAX_CERTIFICATE
+from nanomdm.crypto.chain import ChainVerifier
 from nanomdm.crypto.cms import SignatureVerifier, decode_header, verify_detached
 from nanomdm.crypto.encoding import MAX_HEADER
-from nanomdm.errors import BadSignature
+from nanomdm.crypto.identity import Identity
+from nanomdm.errors import BadSignature, UntrustedCertificate
+from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from nanomdm.sim.signing import sign_like_device, sign_modern
 from tests.crypto import build
 from tests.crypto.build import BODY
@@ -416,10 +422,127 @@ class RefusedTests(SynchronousTestCase, RefusalMixin):
         structure = build.signed_data([info], [forged]).dump(force=True)
         self.assertRefused(structure, "RSA key has more than")
 
+    def test_exponents(self) -> None:
+        """
+        A right signature, but by a key with an exponent of the sender's choice.
+        """
+        private = build.device_key().private_numbers()
+        modulus = private.public_numbers.n
+        totient = (private.p - 1) * (private.q - 1)
+        info = build.signer_info(build.identity(), attributes=False)
+        # The padded digest, from the signature with the usual exponent.
+        padded = pow(int.from_bytes(info["signature"].native, "big"), 65537, modulus)
+        for exponent in (257, (1 << 32) + 15):
+            forged = build.with_key(
+                build.identity(), rsa.RSAPublicNumbers(exponent, modulus).public_key()
+            )
+            signature = pow(padded, pow(exponent, -1, totient), modulus)
+            info["signature"] = signature.to_bytes(256, "big")
+            structure = build.signed_data([info], [forged]).dump(force=True)
+            if exponent == 257:
+                self.assertEqual(verify_detached(structure, BODY), forged)
+            else:
+                self.assertRefused(structure, "RSA exponent is above")
+
+    def test_even_exponent(self) -> None:
+        structure = build.signed(build.identity(), attributes=False)
+        self.assertEqual(structure.count(b"\x02\x03\x01\x00\x01"), 1)
+        even = structure.replace(b"\x02\x03\x01\x00\x01", b"\x02\x03\x01\x00\x02")
+        self.assertRefused(even, "unusable")
+
     def test_other_kind_of_key(self) -> None:
         forged = build.with_key(build.identity(), build.ed25519_key().public_key())
         structure = build.signed_data([build.signer_info(build.identity())], [forged])
         self.assertRefused(structure.dump(), "neither RSA nor EC")
+
+    def test_slow_kind_of_key(self) -> None:
+        """
+        A Diffie-Hellman key is not even read: checking it takes an
+        exponentiation by a number of the sender's choice.
+        """
+        numbers = [ber.encode(ber.INTEGER, b"\x7f" * 64) for _ in range(3)]
+        domain = bytes.fromhex("06072a8648ce3e0201") + ber.encode(ber.SEQUENCE, b"".join(numbers))
+        value = ber.encode(ber.BIT_STRING, b"\0" + numbers[0])
+        key = ber.encode(ber.SEQUENCE, ber.encode(ber.SEQUENCE, domain) + value)
+        signed, *rest = build.members(build.identity().der)
+        parts = build.members(signed)
+        parts[6] = key
+        forged = ber.encode(ber.SEQUENCE, b"".join(parts))
+        forged = ber.encode(ber.SEQUENCE, b"".join([forged, *rest]))
+        structure = build.signed_data([build.signer_info(build.identity())], [forged])
+        self.assertRefused(structure.dump(), "neither RSA nor EC")
+
+    def test_other_curves(self) -> None:
+        for curve in (ec.BrainpoolP512R1(), ec.SECP256K1()):
+            signer = build.ca().issue(key=ec.generate_private_key(curve))
+            self.assertRefused(build.signed(signer), f"unsupported curve {curve.name}")
+
+    def test_large_certificate(self) -> None:
+        """
+        It costs the more to read the larger it is.
+        """
+        identity = build.identity()
+        copy = asn1_x509.Certificate.load(identity.der)
+        value = bytes(MAX_CERTIFICATE)
+        extension = {"extn_id": "1.2.3.4", "critical": False, "extn_value": value}
+        copy["tbs_certificate"]["extensions"].append(extension)
+        for key_identifier in (True, False):
+            info = build.signer_info(identity, key_identifier=key_identifier)
+            structure = build.signed_data([info], [copy.dump(force=True)]).dump()
+            self.assertRefused(structure, "more than 16384 bytes")
+
+    def test_other_certificates_are_not_read(self) -> None:
+        """
+        To find the signer's by its key identifier, no extension of another is
+        looked into.
+        """
+        identity = build.identity()
+        info = build.signer_info(identity, key_identifier=True)
+        copy = asn1_x509.Certificate.load(build.identity("other-rsa").der)
+        names = {"extn_id": "subject_alt_name", "critical": False, "extn_value": b"garbage"}
+        extensions = copy["tbs_certificate"]["extensions"]
+        extensions.append(asn1_x509.Extension(names | {"extn_id": "1.2.3.4"}))
+        other = copy.dump(force=True).replace(b"\x06\x03\x2a\x03\x04", b"\x06\x03\x55\x1d\x11")
+        self.assertIn(b"\x55\x1d\x11\x04\x07garbage", other)
+        parses = mock.Mock(wraps=cms.parse_certificate)
+        self.patch(cms, "parse_certificate", parses)
+        structure = build.signed_data([info], [other, identity.der]).dump()
+        self.assertEqual(verify_detached(structure, BODY), identity.der)
+        parses.assert_called_once_with(identity.der)
+
+    def test_no_key_identifier(self) -> None:
+        """
+        The certificate has none, or none that is an OCTET STRING.
+        """
+        identity = build.identity()
+        structure = build.signed(identity, key_identifier=True)
+        own = asn1_x509.Certificate.load(identity.der).key_identifier
+        at = structure.index(b"\x04\x14" + own)
+        for octets in (b"\x0c\x14", b"\x04\x13"):
+            changed = structure[:at] + octets + structure[at + 2 :]
+            self.assertRefused(changed, "no embedded certificate")
+        absent = identity.der.replace(bytes.fromhex("0603551d0e"), bytes.fromhex("0603551d0d"))
+        self.assertRefused(structure.replace(identity.der, absent), "no embedded certificate")
+
+    def test_long_identifiers_stay_out_of_texts(self) -> None:
+        structure = build.signed(build.identity(), attributes=False)
+        sha256 = bytes.fromhex("0609608648016503040201")
+        huge = ber.encode(ber.OBJECT_IDENTIFIER, b"\x2a" * 60000)
+        changed = self.replaced(ber.parse(structure), sha256, huge)
+        error = self.assertRaises(BadSignature, verify_detached, changed, BODY)
+        self.assertIn("unsupported digest", str(error))
+        self.assertLess(len(str(error)), 200)
+
+    def replaced(self, element: ber.Element, old: bytes, new: bytes) -> bytes:
+        """
+        An element with each occurrence of another one inside replaced.
+        """
+        if element.encoded == old:
+            return new
+        if not element.tag & ber.CONSTRUCTED:
+            return element.encoded
+        parts = [self.replaced(child, old, new) for child in element.children]
+        return ber.encode(element.tag, b"".join(parts))
 
     def test_unreadable_certificate(self) -> None:
         """
@@ -520,8 +643,12 @@ class DecodeTests(SynchronousTestCase):
             self.assertIn("not base64", str(error))
 
     def test_too_long(self) -> None:
-        self.assertEqual(len(decode_header(b"A" * MAX_HEADER)), MAX_HEADER // 4 * 3)
-        self.assertRaises(BadSignature, decode_header, b"A" * MAX_HEADER + b"AAAA")
+        fits = base64.b64encode(bytes(cms.MAX_CMS))
+        blanks = b" " * (MAX_HEADER - len(fits))
+        self.assertEqual(decode_header(blanks + fits), bytes(cms.MAX_CMS))
+        self.assertRaises(BadSignature, decode_header, blanks + b" " + fits)
+        error = self.assertRaises(BadSignature, decode_header, b"AAAA" + fits)
+        self.assertIn("more than 262144 bytes of data", str(error))
         self.assertRaises(BadSignature, decode_header, b" " * (MAX_HEADER + 1))
 
 
@@ -532,23 +659,26 @@ class VerifierTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.verifier = SignatureVerifier(size=2)
-        counting = mock.Mock(wraps=verify_detached)
-        self.patch(cms, "verify_detached", counting)
-        self.calls = counting
+        self.chains = ChainVerifier([build.ca().certificate])
+        self.calls = mock.Mock(wraps=verify_detached)
+        self.patch(cms, "verify_detached", self.calls)
 
-    def header(self, body: bytes) -> bytes:
-        return build.header(build.signed(build.identity(), body, attributes=False))
+    def header(self, body: bytes, signer: DeviceIdentity | None = None) -> bytes:
+        return build.header(build.signed(signer or build.identity(), body, attributes=False))
+
+    def verify(self, header: bytes, body: bytes) -> Identity:
+        return self.verifier.verify(header, body, self.chains)
 
     def test_repeat(self) -> None:
         header = self.header(BODY)
         for _ in range(3):
-            self.assertEqual(self.verifier.verify(header, BODY), build.identity().der)
+            self.assertEqual(self.verify(header, BODY).der, build.identity().der)
         self.assertEqual(self.calls.call_count, 1)
 
     def test_other_body_is_verified(self) -> None:
         header = self.header(BODY)
-        self.verifier.verify(header, BODY)
-        self.assertRaises(BadSignature, self.verifier.verify, header, BODY + b" ")
+        self.verify(header, BODY)
+        self.assertRaises(BadSignature, self.verify, header, BODY + b" ")
         self.assertEqual(self.calls.call_count, 2)
 
     def test_border_between_header_and_body(self) -> None:
@@ -556,22 +686,58 @@ class VerifierTests(SynchronousTestCase):
         The same bytes divided differently are another request.
         """
         header = self.header(BODY)
-        self.verifier.verify(header, BODY)
-        self.assertRaises(BadSignature, self.verifier.verify, header + BODY[:1], BODY[1:])
-        self.assertRaises(BadSignature, self.verifier.verify, header[:-1], header[-1:] + BODY)
+        self.verify(header, BODY)
+        self.assertRaises(BadSignature, self.verify, header + BODY[:1], BODY[1:])
+        self.assertRaises(BadSignature, self.verify, header[:-1], header[-1:] + BODY)
 
     def test_failure_is_not_remembered(self) -> None:
         header = self.header(b"another")
         for _ in range(2):
-            self.assertRaises(BadSignature, self.verifier.verify, header, BODY)
+            self.assertRaises(BadSignature, self.verify, header, BODY)
         self.assertEqual(self.calls.call_count, 2)
-        self.assertEqual(self.verifier.verify(header, b"another"), build.identity().der)
+        self.assertEqual(self.verify(header, b"another").der, build.identity().der)
 
     def test_bounded(self) -> None:
         headers = {body: self.header(body) for body in (b"1", b"2", b"3")}
         for body, header in headers.items():
-            self.verifier.verify(header, body)
-        self.verifier.verify(headers[b"3"], b"3")
+            self.verify(header, body)
+        self.verify(headers[b"3"], b"3")
         self.assertEqual(self.calls.call_count, 3)
-        self.verifier.verify(headers[b"1"], b"1")
+        self.verify(headers[b"1"], b"1")
         self.assertEqual(self.calls.call_count, 4)
+
+    def test_untrusted_sender_is_not_remembered(self) -> None:
+        """
+        Anybody can sign with a certificate of their own; that pushes nobody
+        out, and takes no memory.
+        """
+        header = self.header(BODY)
+        self.verify(header, BODY)
+        stranger = ThrowawayCA.create("Stranger").issue(key=build.device_key())
+        for body in (b"1", b"2", b"3", b"3"):
+            other = self.header(body, stranger)
+            self.assertRaises(UntrustedCertificate, self.verify, other, body)
+        self.assertEqual(self.calls.call_count, 5)
+        self.verify(header, BODY)
+        self.assertEqual(self.calls.call_count, 5)
+        self.assertEqual(len(self.verifier._verified), 1)
+
+    def test_trust_is_asked_each_time(self) -> None:
+        """
+        A remembered request does not outlive its sender's certificate.
+        """
+        now = datetime.now(UTC)
+        self.chains = ChainVerifier([build.ca().certificate], now=lambda: now)
+        header = self.header(BODY)
+        self.verify(header, BODY)
+        now += timedelta(days=36500)
+        self.assertRaises(UntrustedCertificate, self.verify, header, BODY)
+
+    def test_certificates_are_shared(self) -> None:
+        """
+        Requests of one sender keep one copy of its certificate.
+        """
+        found = [self.verify(self.header(body), body).der for body in (b"1", b"2")]
+        self.assertIs(found[0], found[1])
+        kept = {id(der) for _, der in self.verifier._verified._entries.values()}
+        self.assertEqual(kept, {id(found[0])})

@@ -5,12 +5,14 @@ Tests for L{nanomdm.crypto.header}.
 from __future__ import annotations
 
 import base64
+import ssl
 from urllib.parse import quote, quote_plus
 
+from asn1crypto import x509 as asn1_x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from nanomdm.crypto.encoding import MAX_HEADER
-from nanomdm.crypto.header import certificate_from_header
+from nanomdm.crypto.certificates import MAX_CERTIFICATE
+from nanomdm.crypto.header import MAX_VALUE, certificate_from_header
 from tests.crypto import build
 
 
@@ -22,6 +24,17 @@ def with_plus() -> tuple[bytes, bytes]:
         identity = build.ca().issue(key=build.device_key())
         if b"+" in identity.pem and b"/" in identity.pem:
             return identity.der, identity.pem
+
+
+def extended(size: int) -> bytes:
+    """
+    A certificate with an extension of so many bytes.
+    """
+    template = asn1_x509.Certificate.load(build.identity().der)
+    value = (bytes(range(256)) * 64)[:size]
+    extension = {"extn_id": "1.2.3.4", "critical": False, "extn_value": value}
+    template["tbs_certificate"]["extensions"].append(extension)
+    return bytes(template.dump(force=True))
 
 
 class ByteSequenceTests(SynchronousTestCase):
@@ -128,4 +141,19 @@ class EscapedPEMTests(SynchronousTestCase):
         der, pem = with_plus()
         fits = quote(pem, safe="").encode() + b"%0A" * 1000
         self.assertEqual(certificate_from_header(fits), der)
-        self.assertIsNone(certificate_from_header(fits + b"%0A" * (MAX_HEADER // 3)))
+        self.assertIsNone(certificate_from_header(fits + b"%0A" * (MAX_VALUE // 3)))
+
+    def test_large_certificate(self) -> None:
+        """
+        One of the largest that are accepted fits, in each form.
+        """
+        for size, good in ((MAX_CERTIFICATE - 1200, True), (MAX_CERTIFICATE, False)):
+            der = extended(size)
+            self.assertEqual(len(der) <= MAX_CERTIFICATE, good)
+            pem = ssl.DER_cert_to_PEM_cert(der).replace("\n", "\r\n")
+            for value in (
+                quote(pem, safe="").encode(),
+                quote_plus(pem).encode(),
+                b":" + base64.b64encode(der) + b":",
+            ):
+                self.assertEqual(certificate_from_header(value), der if good else None)

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.crypto.chain import ChainVerifier
 from nanomdm.crypto.cms import decode_header, verify_detached
-from nanomdm.errors import BadSignature, IdentityError
+from nanomdm.errors import BadSignature, IdentityError, UntrustedCertificate
 from nanomdm.sim.signing import sign_like_device, sign_modern
 from tests.crypto import build
 from tests.crypto.build import BODY
@@ -125,8 +125,11 @@ class MutationTests(SynchronousTestCase):
     def test_nothing_but_bad_signature(self) -> None:
         """
         Whatever comes, it is refused in one way, or C{asn1crypto} finds the
-        same certificate to be the signer's.
+        same certificate to be the signer's, or that is a changed one, which
+        does not chain.
         """
+        chain = ChainVerifier([build.ca().certificate])
+        good = {build.identity(kind).der for kind in ("rsa", "p256")}
         source = random.Random(2)
         forms = []
         for kind in ("rsa", "p256"):
@@ -142,5 +145,8 @@ class MutationTests(SynchronousTestCase):
             except BadSignature:
                 refused += 1
             else:
-                self.assertEqual(build.oracle(structure, BODY), der)
+                if der in good:
+                    self.assertEqual(build.oracle(structure, BODY), der)
+                else:
+                    self.assertRaises(UntrustedCertificate, chain.verify, der)
         self.assertGreater(refused, 5000)

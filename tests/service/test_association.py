@@ -53,13 +53,13 @@ class RecordingStore:
         return self._store.association(device_id, sha256)
 
     def associate(
-        self, device_id: str, sha256: str, first_only: bool, grace: float
+        self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
         """
         Look and add.
         """
         self.asked.append("associate")
-        return self._store.associate(device_id, sha256, first_only=first_only, grace=grace)
+        return self._store.associate(device_id, sha256, first_only, grace, twin)
 
 
 class AssociationCase(TestCase):
@@ -281,6 +281,27 @@ class RetroTests(AssociationCase):
         outcomes = await self.outcomes(*(self.rules.check(D1, A) for _ in range(5)))
         self.assertEqual(outcomes, [True] * 5)
         self.assertEqual(await self.pairs(), [("D1", A.sha256)])
+
+
+class TwinTests(AssociationCase):
+    """
+    A certificate whose signature was rewritten is another one by its hash only.
+    """
+
+    async def test_rewrittenCertificate(self) -> None:
+        real = Identity.from_der(b"a", twin=b"b")
+        rewritten = Identity.from_der(b"b", twin=b"a")
+        await self.rules.authenticate(D1, real)
+        for enrollment, reason in (
+            (D1, "it is a variation of the certificate of D1"),
+            (D2, TAKEN),
+        ):
+            error = await self.assertFailure(
+                Deferred.fromCoroutine(self.rules.authenticate(enrollment, rewritten)),
+                AssociationRefused,
+            )
+            self.assertIn(reason, str(error))
+        await self.rules.check(D1, real)
 
 
 class SupersededTests(AssociationCase):

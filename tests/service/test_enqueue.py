@@ -16,12 +16,7 @@ from zope.interface.verify import verifyObject
 from nanomdm.errors import CommandConflict, StorageUnavailable
 from nanomdm.interfaces import IPusher, PushResult
 from nanomdm.mdm.command import Command, parse_command
-from nanomdm.service.enqueue import (
-    APIResult,
-    CommandEnqueuer,
-    EnrollmentStatus,
-    UnavailablePusher,
-)
+from nanomdm.service.enqueue import APIResult, CommandEnqueuer, UnavailablePusher
 from tests import samples
 
 COMMAND = parse_command(samples.command("C1", "DeviceInformation", PIN="1234"))
@@ -118,20 +113,6 @@ class EnqueuerTests(SynchronousTestCase):
         stored.callback({})
         self.successResultOf(running)
         self.assertEqual(self.pusher.pushed, [["D1"]])
-
-    def test_duplicatesCountOnce(self) -> None:
-        result = self.enqueue("D1", "D2", "D1", "D1")
-        self.assertEqual(self.store.queued[0][1], ["D1", "D2"])
-        self.assertEqual(self.pusher.pushed, [["D1", "D2"]])
-        self.assertEqual((result.errors, result.id_count), (0, 2))
-
-    def test_duplicateOfARefusedId(self) -> None:
-        """
-        All ids failed, however often they were named.
-        """
-        self.store.refusals = {"D1": "unknown enrollment id"}
-        result = self.enqueue("D1", "D1")
-        self.assertEqual((result.errors, result.id_count), (1, 1))
 
     def test_pushOnlyToAccepted(self) -> None:
         self.store.refusals = {"D1": "unknown enrollment id", "D3": "enrollment is disabled"}
@@ -240,14 +221,18 @@ class APIResultTests(SynchronousTestCase):
         Members come as API clients know them, whatever was set first.
         """
         result = APIResult(
-            request_type="T", command_uuid="C", command_error="ce", no_push=True, id_count=2
+            request_type="T",
+            command_uuid="C",
+            command_error="ce",
+            no_push=True,
+            pushes={"c": PushResult(id="2", error="1"), "a": PushResult(id="x")},
+            refused={"b": "3"},
+            id_count=3,
         )
-        result.status["b"] = EnrollmentStatus(command_error="3", push_result="2", push_error="1")
-        result.status["a"] = EnrollmentStatus(push_result="x")
         self.assertEqual(
             json.dumps(result.to_json()),
-            '{"status": {"a": {"push_result": "x"},'
-            ' "b": {"push_error": "1", "push_result": "2", "command_error": "3"}},'
+            '{"status": {"a": {"push_result": "x"}, "b": {"command_error": "3"},'
+            ' "c": {"push_error": "1", "push_result": "2"}},'
             ' "no_push": true, "command_error": "ce", "command_uuid": "C", "request_type": "T"}',
         )
 
@@ -255,23 +240,10 @@ class APIResultTests(SynchronousTestCase):
         self.assertEqual(APIResult(id_count=5).to_json(), {})
         self.assertEqual(APIResult(command_error="why").to_json(), {"command_error": "why"})
 
-    def test_of(self) -> None:
-        result = APIResult()
-        result.of("D1").push_error = "1"
-        result.of("D1").command_error = "2"
-        self.assertEqual(
-            result.to_json(), {"status": {"D1": {"push_error": "1", "command_error": "2"}}}
+    def test_counts(self) -> None:
+        result = APIResult(
+            id_count=5,
+            pushes={"D1": PushResult(error="1"), "D3": PushResult(id="3")},
+            refused={"D2": "2"},
         )
-        self.assertEqual(result.errors, 1)
-
-    def test_errors(self) -> None:
-        result = APIResult(id_count=4)
-        result.of("D1").push_error = "1"
-        result.of("D2").command_error = "2"
-        result.of("D3").push_result = "3"
-        self.assertEqual(result.errors, 2)
-        self.assertFalse(EnrollmentStatus(push_result="3").failed)
-
-    def test_resultsShareNothing(self) -> None:
-        APIResult().of("D1").push_error = "1"
-        self.assertEqual(APIResult().status, {})
+        self.assertEqual((result.errors, result.status_count), (2, 3))
