@@ -10,13 +10,14 @@ Storages are described by sets of three options.  Each of the three is taken as
 a whole from the strongest source that has it, so that the kind may stand in the
 file and the DSN, with its password, in the environment; flags alone may be
 repeated.
-Environment variables that belong to no option are not looked at: orchestrators
-set some of that prefix on their own.
+Environment variables with the prefix that belong to no option are only warned of:
+orchestrators set some on their own.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configparser import (
     ConfigParser,
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import attrs
+from twisted.logger import Logger
 from twisted.python import usage
 
 from nanomdm import __version__, log
@@ -39,6 +41,8 @@ from nanomdm.options import OPTIONS, STORAGE_OPTIONS, Settings
 from nanomdm.storage.settings import StorageSettings, parse_dsn, parse_options
 
 __all__ = ["Given", "Options", "Settings", "endpoint_description", "refuse", "resolve"]
+
+_log = Logger(namespace="nanomdm")
 
 _SECTION = "nanomdm"
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -74,6 +78,23 @@ def variable(name: str) -> str:
     @return: the environment variable of an option.
     """
     return f"NANOMDM_{name.upper().replace('-', '_')}"
+
+
+#: What orchestrators set by themselves for a service that is called nanomdm.
+_INJECTED = re.compile("NANOMDM_(NAME|ENV_.*|SERVICE_.*|PORT(_.*)?)")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """
+    @return: environment variables that look like options and are none: mistyped,
+        or of a part that this server does not have.
+    """
+    known = {variable(name) for name in (*_BY_NAME, "config")}
+    return sorted(
+        name
+        for name in environ
+        if name.startswith("NANOMDM_") and name not in known and not _INJECTED.fullmatch(name)
+    )
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
@@ -323,5 +344,7 @@ class Options(usage.Options):
                 *from_flags(flag for flag in self._flags if flag[0] != "config"),
             ]
         )
+        for name in unknown_variables(self._environ):
+            _log.warn("environment variable belongs to no option", name=name)
         if self.parent is not None:
             log.install(self.parent, self.settings.log_format, self.settings.debug)

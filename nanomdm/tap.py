@@ -5,13 +5,15 @@ Where everything is put together: from settings to a running daemon.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
 from twisted.web.resource import Resource
 
+from nanomdm import __version__
 from nanomdm.config import Options, Settings, refuse
 from nanomdm.crypto.chain import ChainVerifier, load_certificates
 from nanomdm.crypto.cms import SignatureVerifier
@@ -31,6 +33,8 @@ from nanomdm.service.enqueue import CommandEnqueuer, UnavailablePusher
 from nanomdm.storage.factory import open_storage
 
 __all__ = ["Options", "makeService"]
+
+_log: Final = Logger(namespace="nanomdm")
 
 
 def makeService(options: Options) -> IService:
@@ -56,6 +60,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     @raise ConfigError: a file that the settings name can not be used.
     """
     offloader = Offloader(reactor, reactor.getThreadPool())
+    _log.info("starting", **_summary(settings))
     storage = open_storage(settings.storages, reactor)
     root = Folder()
     root.putChild(b"version", VersionEndpoint())
@@ -66,6 +71,19 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     endpoint = serverFromString(reactor, endpoint_description(settings.listen))
     site = Site(root, reactor, settings.max_body_size)
     return Daemon(reactor, endpoint, settings.listen, site, storage)
+
+
+def _summary(settings: Settings) -> dict[str, str | bool]:
+    """
+    What the log says of the settings at the start.
+    """
+    identity = f"header {settings.cert_header}" if settings.cert_header else "Mdm-Signature"
+    return {
+        "version": __version__,
+        "storage": ", ".join(f"{one.kind} {one.shown}" for one in settings.storages),
+        "identity": "none, devices are not served" if settings.disable_mdm else identity,
+        "api": settings.api is not None,
+    }
 
 
 def _add_device_endpoints(

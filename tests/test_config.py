@@ -16,7 +16,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm import __version__
-from nanomdm.config import Given, Options, Settings, resolve
+from nanomdm.config import Given, Options, Settings, resolve, unknown_variables
 from nanomdm.errors import ConfigError
 from nanomdm.options import OPTIONS
 from nanomdm.storage.settings import StorageOptions, StorageSettings
@@ -568,6 +568,20 @@ class CommandLineTests(ConfigTestCase):
         ended = self.assertRaises(SystemExit, self.parse, flag)
         self.assertEqual(ended.code, 0)
         return output.getvalue()
+
+
+class UnknownVariableTests(SynchronousTestCase):
+    """
+    Environment variables that look like options.
+    """
+
+    def test_mistyped(self) -> None:
+        environ = {"NANOMDM_LISTN": "x", "NANOMDM_API": "k", "NANOMDM_CONFIG": "f", "PATH": "p"}
+        self.assertEqual(unknown_variables(environ), ["NANOMDM_LISTN"])
+
+    def test_injectedByOrchestrators(self) -> None:
+        names = ("NANOMDM_SERVICE_HOST", "NANOMDM_PORT", "NANOMDM_PORT_9000_TCP", "NANOMDM_NAME")
+        self.assertEqual(unknown_variables(dict.fromkeys(names, "x")), [])
 
 
 class FileTests(ConfigTestCase):

@@ -5,6 +5,7 @@ Whether a certificate chains to a trusted root as a client certificate.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -130,7 +131,9 @@ class ChainVerifier:
         try:
             return verifier.verify(leaf, self._intermediates).chain
         except (VerificationError, *UNUSABLE) as error:
-            raise UntrustedCertificate(f"the certificate is not trusted: {error}") from error
+            raise UntrustedCertificate(
+                f"{_describe(leaf)} is not trusted: {_reason(error)}"
+            ) from error
 
 
 def load_certificates(path: str | PathLike[str], option_name: str) -> list[x509.Certificate]:
@@ -204,6 +207,29 @@ def _device_policy() -> ExtensionPolicy:
         .may_be_present(x509.BasicConstraints, either, _check_no_ca)
         .may_be_present(x509.ExtendedKeyUsage, either, _check_purpose)
     )
+
+
+def _describe(leaf: x509.Certificate) -> str:
+    try:
+        subject, issuer = leaf.subject.rfc4514_string(), leaf.issuer.rfc4514_string()
+        number = f"{leaf.serial_number:x}"
+    except UNUSABLE:
+        return "an unreadable certificate"
+    return (
+        f"the certificate with serial number {number}, subject {subject[:200]!r},"
+        f" issued by {issuer[:200]!r}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """
+    What the library says, without what it wraps around it.
+    """
+    text = str(error)
+    if "no interior errors" in text:
+        return "its issuer is neither in --ca nor in --intermediate"
+    text = re.sub(r"^.*(?:validation failed|candidates exhausted|ValueError): ", "", text)
+    return text.split(" (encountered processing", 1)[0][:300]
 
 
 def _check_signs_certificates(

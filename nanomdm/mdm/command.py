@@ -66,6 +66,8 @@ def parse_report(body: bytes) -> CommandReport:
     @raise MessageError: it is not a complete report.
     """
     message = parse(body, keep=1)
+    if "MessageType" in message and "Status" not in message:
+        raise MessageError("a check-in message whose Content-Type does not say so")
     status = string(message, "Status", 31)
     enrollment = enrollment_of(message)
     if status == IDLE:

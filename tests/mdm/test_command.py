@@ -96,7 +96,7 @@ class ReportTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         self.refused(samples.report("", "C1"), "Status is missing or empty")
         self.refused(samples.plist(UDID="D1", CommandUUID="C1"), "Status is missing or empty")
-        self.refused(samples.authenticate(), "Status is missing or empty")
+        self.refused(samples.authenticate(), "whose Content-Type does not say so")
         self.refused(samples.plist(UDID="D1", CommandUUID="C1", Status=1), "Status is not a string")
         self.refused(samples.report("Acknowledged"), "CommandUUID is missing or empty")
         self.refused(samples.report("NotNow", ""), "CommandUUID is missing or empty")
