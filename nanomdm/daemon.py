@@ -5,7 +5,7 @@ The daemon's life: listen, serve, drain, close.
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -14,13 +14,32 @@ from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from nanomdm.config import refuse
 from nanomdm.errors import ConfigError
 from nanomdm.http.site import Site
 from nanomdm.interfaces import IStorage
+from nanomdm.log import printable
 
 #: Seconds that requests under way get to end after SIGTERM.
 DRAIN_DEADLINE: Final = 30.0
+
+
+class StartRefused(ConfigError, SystemExit):
+    """
+    The daemon can not listen.
+
+    It is an error to C{twistd}, which then removes its process id file and, when
+    it runs in the background, tells the process that waits for it; and when it
+    ends the interpreter, that prints one line and exits with status 1.
+
+    @param reason: the option and what is wrong with it.
+    """
+
+    # twistd cuts what it tells after 100 bytes, the class's name included.
+    __module__ = "builtins"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.code = f"twistd nanomdm: {printable(reason)}"
 
 
 class Daemon(Service):
@@ -53,7 +72,7 @@ class Daemon(Service):
         """
         Listen while the process may still open privileged ports.
 
-        @raise SystemExit: that is not possible; one line says why.
+        @raise StartRefused: that is not possible.
         """
         super().privilegedStartService()
         failures: list[Failure] = []
@@ -95,13 +114,16 @@ class Daemon(Service):
     def _announce(self, address: str) -> None:
         self._log.info("listening", address=address)
 
-    def _refuse(self, failure: Failure) -> None:
+    def _refuse(self, failure: Failure) -> NoReturn:
         if not failure.check(CannotListenError, OSError):
             failure.raiseException()
         reason = getattr(failure.value, "socketError", failure.value)
+        error = StartRefused(f"--listen: {self._description}: {reason}")
+        # In the background the log is the only place that shows all of it.
+        self._log.error("not started", error=str(error))
         # twistd has put its log in the place where an exit says why.
         sys.stderr = sys.__stderr__
-        refuse(ConfigError(f"--listen: {self._description}: {reason}"))
+        raise error
 
 
 def _show(address: object) -> str:

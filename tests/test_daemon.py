@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import signal
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -17,8 +18,9 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -27,6 +29,36 @@ from tests import samples
 from tests.http.case import CHECKIN, KEY, RESULT, ca, device
 from tests.http.test_site import Collecting
 from tests.process import DaemonProcess
+
+
+class WholeProcess(ProcessProtocol):
+    """
+    C{twistd} with some options, and whatever it starts.
+
+    @ivar errors: what it printed on standard error.
+    @ivar ended: fires with the exit status of what was started, once its children
+        have ended as well.
+    """
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        self.errors = b""
+        self.ended: Deferred[int] = Deferred()
+        arguments = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+        reactor.spawnProcess(
+            self,
+            sys.executable,
+            [*arguments, *options],
+            env={"PYTHONPATH": str(Path(__file__).parent.parent), **environment},
+            # A daemon replaces the first three; the end of the last one is its own.
+            childFDs={0: "w", 1: "r", 2: "r", 3: "r"},
+        )
+
+    def childDataReceived(self, descriptor: int, data: bytes) -> None:
+        if descriptor == 2:
+            self.errors += data
+
+    def processEnded(self, reason: Failure) -> None:
+        self.ended.callback(reason.value.exitCode)
 
 
 class DaemonCase(TestCase):
@@ -126,6 +158,41 @@ class StartTests(DaemonCase):
             daemon.errors.decode(),
             rf"^twistd nanomdm: --listen: .*{number}.*Address already in use\n$",
         )
+
+    async def assertBusyPort(self, *flags: str) -> tuple[str, str]:
+        """
+        It ends with status 1 and leaves no process and no file of its id.
+
+        @return: what it said on standard error, and its log.
+        """
+        port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(Factory())
+        self.addCleanup(port.stopListening)
+        files = [self.directory / "twistd.pid", self.directory / "twistd.log"]
+        process = WholeProcess(
+            *flags,
+            *(f"--pidfile={files[0]}", f"--logfile={files[1]}", "nanomdm"),
+            *("--listen", f"127.0.0.1:{port.getHost().port}", "--disable-mdm"),
+            *("--storage-dsn", str(self.database)),
+            NANOMDM_API=KEY,
+        )
+        self.assertEqual(await process.ended, 1)
+        self.assertFalse(files[0].exists())
+        return process.errors.decode(), files[1].read_text()
+
+    async def test_addressInUseInTheForeground(self) -> None:
+        errors, log = await self.assertBusyPort("-n")
+        self.assertRegex(errors, r"^twistd nanomdm: --listen: [^\n]+Address already in use\n$")
+        self.assertRegex(log, r'msg="not started" error="--listen: .*Address already in use"\n$')
+
+    async def test_addressInUseInTheBackground(self) -> None:
+        """
+        The process that waits for the daemon hears of it.
+        """
+        errors, log = await self.assertBusyPort()
+        self.assertIn("--listen: 127.0.0.1:", errors)
+        self.assertIn("Address already in use'\n", errors)
+        self.assertNotIn("Traceback", errors)
+        self.assertIn('msg="not started"', log)
 
     async def test_databaseOfANewerVersion(self) -> None:
         connection = sqlite3.connect(self.database)

@@ -13,12 +13,16 @@ from nanomdm import __version__
 from nanomdm.errors import MessageError, NanoMDMError
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.offload import Offloader
+from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
-from nanomdm.http.site import Request
 from nanomdm.mdm.command import parse_command
 from nanomdm.service.enqueue import APIResult, CommandEnqueuer
 
 _USER: Final = b"nanomdm"
+
+#: Bytes that one id's part of a result takes, about.
+_STATUS_SIZE: Final = 100
+
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
 
 
@@ -87,9 +91,6 @@ class VersionEndpoint(Endpoint):
     """
 
     async def respond(self, request: Request) -> Response:
-        """
-        Tell the version.
-        """
         return json_response(200, {"version": __version__})
 
 
@@ -111,34 +112,43 @@ class EnqueueEndpoint(GuardedEndpoint):
 
     def refusal(self, error: NanoMDMError) -> Response:
         """
-        Say in the result object what is wrong, as far as it is the client's.
+        Say in the result object what is wrong; of the server's own troubles only
+        that there are some.
         """
-        if isinstance(error, MessageError):
-            return json_response(400, APIResult(command_error=str(error)).to_json())
-        return refusal(error)
+        plain = refusal(error)
+        reason = "internal error" if plain.code == 500 else str(error)
+        result = APIResult(command_error=reason)
+        return json_response(plain.code, result.to_json(), plain.headers)
 
     async def respond_to_operator(self, request: Request) -> Response:
         """
         Queue, push, and tell what became of each id.
         """
-        ids = _ids(request)
-        body = request.body
-        command = await self._offloader.run(len(body), parse_command, body)
+        run = self._offloader.run
+        rest = b"/".join(request.postpath or ())
+        ids = await run(len(rest), parse_ids, rest)
+        command = await run(len(request.body), parse_command, request.body)
         request.notes.update(command_uuid=command.uuid, request_type=command.request_type)
         result = await self._enqueuer.enqueue(command, ids, push=_wants_push(request))
-        return json_response(_status(result), result.to_json())
+        return await run(result.status_count * _STATUS_SIZE, _answer, result)
 
 
-def _ids(request: Request) -> list[str]:
+def parse_ids(joined: bytes) -> list[str]:
     """
-    The ids in what is left of the path, already percent-decoded: a slash can
-    be part of an id, a comma can not.
+    Read enrollment ids.
+
+    @param joined: ids with commas between them, from the path; a slash can be
+        part of an id, a comma can not.
+    @return: each id once.
+    @raise MessageError: there are none, or they are no text.
     """
     try:
-        joined = b"/".join(request.postpath or ()).decode()
+        text = joined.decode()
     except UnicodeDecodeError:
         raise MessageError("the enrollment ids are not UTF-8") from None
-    ids = [enrollment_id for enrollment_id in joined.split(",") if enrollment_id]
+    if "\0" in text:
+        raise MessageError("an enrollment id contains NUL")
+    ids = list(dict.fromkeys(filter(None, text.split(","))))
     if not ids:
         raise MessageError("no enrollment ids in the path")
     return ids
@@ -147,6 +157,10 @@ def _ids(request: Request) -> list[str]:
 def _wants_push(request: Request) -> bool:
     nopush = request.args.get(b"nopush", [b""])[0].lower()
     return nopush in (b"", b"0", b"false")
+
+
+def _answer(result: APIResult) -> Response:
+    return json_response(_status(result), result.to_json())
 
 
 def _status(result: APIResult) -> int:

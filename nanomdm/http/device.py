@@ -11,8 +11,8 @@ from nanomdm.errors import MessageError
 from nanomdm.http.endpoint import Endpoint
 from nanomdm.http.identity import IdentitySource
 from nanomdm.http.offload import Offloader
+from nanomdm.http.request import Request
 from nanomdm.http.response import Response
-from nanomdm.http.site import Request
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.command import parse_report
 from nanomdm.service.core import MDMService

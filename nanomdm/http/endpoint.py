@@ -6,10 +6,10 @@ it becomes a status, bytes on the wire and one line in the log.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -23,8 +23,8 @@ from nanomdm.errors import (
     Overloaded,
     TooLarge,
 )
+from nanomdm.http.request import Request
 from nanomdm.http.response import Response, text
-from nanomdm.http.site import Request
 
 _log: Final = Logger(namespace="nanomdm.http")
 
@@ -56,15 +56,15 @@ class Endpoint(Resource):
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """
-        What was not put here does not exist.
+        What was not put here does not exist, and nothing below it.
         """
-        return Folder()
+        return Missing()
 
     def render(self, request: Request) -> int:
         """
         Answer any method.
         """
-        request.site.request_started()
+        request.begin()
         Deferred.fromCoroutine(self._handle(request)).addErrback(_unwritable, request)
         return NOT_DONE_YET
 
@@ -77,11 +77,11 @@ class Endpoint(Resource):
             response = self.refusal(error)
         except Exception:
             _log.failure("unexpected error", trace_id=request.trace_id)
-            response = SERVER_ERROR
+            response = self.refusal(NanoMDMError())
         finally:
-            request.site.request_ended()
+            request.end()
         _write(request, response)
-        _log_request(request, response.code, time.perf_counter() - started)
+        request.log(response.code, time.perf_counter() - started)
 
 
 class Folder(Endpoint):
@@ -90,10 +90,15 @@ class Folder(Endpoint):
     """
 
     async def respond(self, request: Request) -> Response:
-        """
-        Say so.
-        """
         return NOT_FOUND
+
+
+class Missing(Folder):
+    """
+    Where a path leads nowhere, however long it is.
+    """
+
+    isLeaf = True
 
 
 def refusal(error: NanoMDMError) -> Response:
@@ -116,7 +121,6 @@ def _write(request: Request, response: Response) -> None:
     if request.gone:
         return
     request.setResponseCode(response.code)
-    request.setHeader(b"Server", b"nanomdm")
     request.setHeader(b"Content-Length", b"%d" % len(response.body))
     if response.content_type is not None:
         request.setHeader(b"Content-Type", response.content_type)
@@ -128,26 +132,6 @@ def _write(request: Request, response: Response) -> None:
         request.setHeader(b"Connection", b"close")
     request.write(response.body)
     request.finish()
-
-
-def _log_request(request: Request, code: int, seconds: float) -> None:
-    """
-    One line for each request.  The query is left out: it may hold secrets.
-    """
-    level = LogLevel.info if code < 400 else LogLevel.warn if code < 500 else LogLevel.error
-    notes: dict[str, Any] = request.notes
-    _log.emit(
-        level,
-        "request",
-        trace_id=request.trace_id,
-        method=request.method.decode("ascii", "replace"),
-        path=request.path.decode("ascii", "backslashreplace")[:256],
-        code=code,
-        ms=round(seconds * 1000, 1),
-        ip=request.peer,
-        gone=request.gone or None,
-        **notes,
-    )
 
 
 def _unwritable(failure: Failure, request: Request) -> None:

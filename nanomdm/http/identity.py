@@ -12,7 +12,7 @@ from nanomdm.crypto.header import certificate_from_header
 from nanomdm.crypto.identity import Identity
 from nanomdm.errors import BadSignature, UntrustedCertificate
 from nanomdm.http.offload import Offloader
-from nanomdm.http.site import Request
+from nanomdm.http.request import Request
 
 
 class IdentitySource(Protocol):
@@ -48,9 +48,9 @@ class SignatureIdentity:
         """
         header = _only_header(request, b"Mdm-Signature")
         body = request.body
+        size = len(header) + len(body)
         verify = self._signatures.verify
-        certificate = await self._offloader.run(len(body), verify, header, body)
-        return self._chains.verify(certificate)
+        return await self._offloader.run(size, verify, header, body, self._chains)
 
 
 class HeaderIdentity:

@@ -14,9 +14,9 @@ from twisted.python.threadpool import ThreadPool
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Bytes up to which checking a signature and reading a property list take
-#: about a millisecond.
-INLINE_SIZE: Final = 1 << 16
+#: Bytes up to which checking a signature and reading a property list take two
+#: milliseconds at worst.
+INLINE_SIZE: Final = 1 << 14
 
 
 class Offloader:

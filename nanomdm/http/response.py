@@ -14,15 +14,7 @@ TEXT: Final = b"text/plain; charset=utf-8"
 JSON: Final = b"application/json"
 
 #: Go's encoder keeps these out of HTML's way.
-_GO_ESCAPES: Final = str.maketrans(
-    {
-        "<": r"\u003c",
-        ">": r"\u003e",
-        "&": r"\u0026",
-        "\u2028": r"\u2028",
-        "\u2029": r"\u2029",
-    }
-)
+_GO_ESCAPES: Final = ("<", ">", "&", "\u2028", "\u2029")
 
 
 @frozen
@@ -30,7 +22,7 @@ class Response:
     """
     @ivar code: the HTTP status.
     @ivar body: the body.
-    @ivar content_type: L{None} for bodies that say themselves what they are.
+    @ivar content_type: L{None} for an empty body.
     @ivar headers: further headers.
     """
 
@@ -47,10 +39,13 @@ def text(code: int, body: str, headers: Mapping[bytes, bytes] | None = None) -> 
     return Response(code, f"{body}\n".encode(), TEXT, headers or {})
 
 
-def json_response(code: int, value: Any) -> Response:
+def json_response(code: int, value: Any, headers: Mapping[bytes, bytes] | None = None) -> Response:
     """
     JSON as Go's encoder prints it with a tab for each level, so that scripts
     which compare bytes go on working.
     """
-    printed = json.dumps(value, indent="\t", ensure_ascii=False).translate(_GO_ESCAPES)
-    return Response(code, f"{printed}\n".encode(), JSON)
+    printed = json.dumps(value, indent="\t", ensure_ascii=False)
+    for character in _GO_ESCAPES:
+        # One pass with str.translate would hold the interpreter's lock for long.
+        printed = printed.replace(character, f"\\u{ord(character):04x}")
+    return Response(code, f"{printed}\n".encode(), JSON, headers or {})

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import evolve, field, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -17,73 +17,56 @@ from nanomdm.interfaces import ICommandStore, IPusher, PushResult
 from nanomdm.mdm.command import Command
 
 
-@define
-class EnrollmentStatus:
-    """
-    What happened to one id.
-
-    @ivar push_error: why the push failed.
-    @ivar push_result: APNs' id of the push.
-    @ivar command_error: why the command was not queued.
-    """
-
-    push_error: str | None = None
-    push_result: str | None = None
-    command_error: str | None = None
-
-    @property
-    def failed(self) -> bool:
-        """
-        Whether anything went wrong for this id.
-        """
-        return self.push_error is not None or self.command_error is not None
-
-
-@define
+@frozen
 class APIResult:
     """
     What an API client is told of an enqueueing.
 
-    @ivar status: for each id that there is something to say of.
+    @ivar id_count: how many ids there were.
+    @ivar refused: why the command was not queued, for each id that did not take
+        it.
+    @ivar pushes: what became of the pushes to the others.
     @ivar no_push: the client asked for no pushes.
     @ivar command_error: why nothing was queued at all.
-    @ivar id_count: how many distinct ids there were.
+    @ivar command_uuid: the command's UUID.
+    @ivar request_type: the command's request type.
     """
 
     id_count: int = 0
-    status: dict[str, EnrollmentStatus] = field(factory=dict)
+    refused: Mapping[str, str] = field(factory=dict)
+    pushes: Mapping[str, PushResult] = field(factory=dict)
     no_push: bool = False
     command_error: str | None = None
     command_uuid: str | None = None
     request_type: str | None = None
 
-    def of(self, enrollment_id: str) -> EnrollmentStatus:
+    @property
+    def status_count(self) -> int:
         """
-        The status of one id, made when it is first asked for.
+        The number of ids that there is something to say of.
         """
-        return self.status.setdefault(enrollment_id, EnrollmentStatus())
+        return len(self.refused) + len(self.pushes)
 
     @property
     def errors(self) -> int:
         """
         The number of ids that something went wrong for.
         """
-        return sum(status.failed for status in self.status.values())
+        return len(self.refused) + sum(push.error is not None for push in self.pushes.values())
 
     def to_json(self) -> dict[str, Any]:
         """
         The result object: members that say nothing are left out, ids are sorted.
         """
         status = {
-            enrollment_id: _present(
-                push_error=one.push_error,
-                push_result=one.push_result,
-                command_error=one.command_error,
-            )
-            for enrollment_id, one in sorted(self.status.items())
+            **{one: _present(command_error=reason) for one, reason in self.refused.items()},
+            **{
+                one: _present(push_error=push.error, push_result=push.id)
+                for one, push in self.pushes.items()
+            },
         }
         return _present(
-            status=status,
+            status={one: status[one] for one in sorted(status)},
             no_push=self.no_push,
             command_error=self.command_error,
             command_uuid=self.command_uuid,
@@ -108,12 +91,11 @@ class CommandEnqueuer:
 
     async def enqueue(self, command: Command, ids: Sequence[str], push: bool) -> APIResult:
         """
-        @param ids: enrollment ids; repeated ones count once.
+        @param ids: enrollment ids, each once.
         @param push: whether to push to the ids that took the command.
         @return: what happened to each id; a conflict of command UUIDs is its
             C{command_error}, with nothing queued.
         """
-        ids = list(dict.fromkeys(ids))
         result = APIResult(
             id_count=len(ids),
             no_push=not push,
@@ -123,13 +105,8 @@ class CommandEnqueuer:
         try:
             refused = await self._store.enqueue(command, ids)
         except CommandConflict as conflict:
-            result.command_error = str(conflict)
-            return result
-        for enrollment_id, reason in refused.items():
-            result.of(enrollment_id).command_error = reason
-        accepted = [enrollment_id for enrollment_id in ids if enrollment_id not in refused]
-        if push and accepted:
-            await self._push(result, accepted)
+            return evolve(result, command_error=str(conflict))
+        accepted = [one for one in ids if one not in refused] if refused else ids
         self._log.info(
             "enqueued",
             command_uuid=command.uuid,
@@ -137,13 +114,8 @@ class CommandEnqueuer:
             accepted=len(accepted),
             refused=len(refused),
         )
-        return result
-
-    async def _push(self, result: APIResult, ids: Sequence[str]) -> None:
-        for enrollment_id, pushed in (await self._pusher.push(ids)).items():
-            status = result.of(enrollment_id)
-            status.push_error = pushed.error
-            status.push_result = pushed.id
+        pushes = await self._pusher.push(accepted) if push and accepted else {}
+        return evolve(result, refused=refused, pushes=pushes)
 
 
 @implementer(IPusher)

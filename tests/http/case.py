@@ -98,6 +98,12 @@ class ServerCase(TestCase):
         self.http = treq.client.HTTPClient(Agent(reactor, pool=pool))
         self.storage = self.daemon._storage
 
+    def resource(self, name: str) -> Any:
+        """
+        What is at the top of the resource tree under a name.
+        """
+        return self.daemon._site.resource.children[name.encode()]
+
     async def request(
         self,
         method: str,

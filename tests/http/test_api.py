@@ -5,8 +5,15 @@ The operators' API, over HTTP.
 from __future__ import annotations
 
 import base64
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import fail
+from twisted.python.threadable import isInIOThread
 
 from nanomdm import __version__
+from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
+from nanomdm.http import api
 from tests import samples
 from tests.http.case import KEY, ServerCase, device
 
@@ -185,10 +192,10 @@ class EnqueueTests(ServerCase):
             self.assertEqual(answer.code, 200, answer.body)
 
     async def test_badIds(self) -> None:
-        for path in ("", ",", ",,", "%FF"):
+        for path in ("", ",", ",,", "%FF", "D1%00", "D1,%00"):
             answer = await self.enqueue(path)
             self.assertEqual(answer.code, 400, path)
-            self.assertIn("ids", answer.json["command_error"])
+            self.assertIn("enrollment id", answer.json["command_error"])
         self.assertEqual((await self.api("PUT", "/v1/enqueue", b"")).code, 400)
 
     async def test_badCommands(self) -> None:
@@ -228,6 +235,44 @@ class EnqueueTests(ServerCase):
         self.assertEqual(answer.code, 409)
         self.assertIn("C1 exists already", answer.json["command_error"])
         self.assertOK(await self.report("Idle"), samples.command("C1"))
+
+    async def test_refusals(self) -> None:
+        """
+        Every error has the form of a result; of what is the server's own the
+        client learns nothing more.
+        """
+        await self.enroll()
+        for error, code, reason, retry in (
+            (StorageUnavailable("database: secret"), 500, "internal error", None),
+            (NanoMDMError("secret"), 500, "internal error", None),
+            (RuntimeError("secret"), 500, "internal error", None),
+            (TooLarge("it does not fit"), 413, "it does not fit", None),
+            (Overloaded("too much at once", 7), 503, "too much at once", "7"),
+        ):
+            self.patch(self.storage, "enqueue", lambda command, ids, error=error: fail(error))
+            answer = await self.enqueue("D1")
+            self.assertEqual((answer.code, answer.json), (code, {"command_error": reason}))
+            self.assertEqual(answer.header("Content-Type"), "application/json")
+            self.assertEqual(answer.header("Retry-After"), retry)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    async def test_largeResultIsMadeElsewhere(self) -> None:
+        """
+        The reactor neither takes long lists of ids apart nor puts them together.
+        """
+        threads = set()
+
+        def noting(original: Any, *args: Any) -> Any:
+            threads.add((original.__name__, isInIOThread()))
+            return original(*args)
+
+        for function in (api.parse_ids, api._answer):
+            self.patch(api, function.__name__, partial(noting, function))
+        await self.enqueue("D1,D2")
+        self.assertEqual(threads, {("parse_ids", True), ("_answer", True)})
+        threads.clear()
+        await self.enqueue(",".join(f"{number:036}" for number in range(1000)))
+        self.assertEqual(threads, {("parse_ids", False), ("_answer", False)})
 
     async def test_longIdList(self) -> None:
         await self.enroll()

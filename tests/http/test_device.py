@@ -6,8 +6,30 @@ from __future__ import annotations
 
 import plistlib
 
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from nanomdm.interfaces import ITokenHandler
+from nanomdm.mdm.checkin import GetToken
+from nanomdm.service.association import CertificateAssociation
+from nanomdm.service.core import MDMService
 from tests import samples
 from tests.http.case import RESULT, ServerCase
+
+SHARED_IPAD = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"
+
+
+@implementer(ITokenHandler)
+class OneToken:
+    """
+    Makes tokens for one service.
+    """
+
+    service_type = "com.example"
+
+    def token(self, message: GetToken) -> Deferred[bytes]:
+        return succeed(f"token of {message.enrollment.id}".encode())
 
 
 class CheckinTests(ServerCase):
@@ -46,6 +68,44 @@ class CheckinTests(ServerCase):
         await self.enroll()
         await self.query("DELETE FROM devices")
         self.assertRefused(await self.send(samples.token_update()))
+
+    async def test_unlockTokenIsReplacedOrKept(self) -> None:
+        await self.enroll()
+        for sent, kept in ((b"one", b"one"), (None, b"one"), (b"", b"one"), (b"two", b"two")):
+            self.assertOK(await self.send(samples.token_update(UnlockToken=sent)))
+            [(token,)] = await self.query("SELECT unlock_token FROM devices")
+            self.assertEqual(bytes(token), kept)
+
+    async def test_reenrollmentForgetsTokens(self) -> None:
+        await self.enroll()
+        self.assertOK(await self.send(samples.token_update(UnlockToken=b"unlock")))
+        get = samples.checkin("GetBootstrapToken")
+        await self.send(samples.checkin("SetBootstrapToken", BootstrapToken=b"boot"))
+        self.assertIn(b"BootstrapToken", (await self.send(get)).body)
+        self.assertOK(await self.send(samples.authenticate()))
+        self.assertEqual(await self.query("SELECT unlock_token FROM devices"), [(None,)])
+        self.assertOK(await self.send(samples.token_update()))
+        self.assertOK(await self.send(get))
+
+    async def test_reenrollmentClearsUserQueue(self) -> None:
+        await self.enroll()
+        user = samples.token_update(UserID="U1")
+        self.assertOK(await self.send(user))
+        self.assertEqual((await self.enqueue("D1:U1")).code, 200)
+        await self.enroll()
+        self.assertOK(await self.send(user))
+        self.assertOK(await self.report("Idle", UserID="U1"))
+
+    async def test_tally(self) -> None:
+        await self.enroll()
+        for body, tally, enabled in (
+            (samples.token_update(), 2, 1),
+            (samples.authenticate(), 0, 0),
+            (samples.token_update(), 1, 1),
+        ):
+            self.assertOK(await self.send(body))
+            [row] = await self.query("SELECT token_update_tally, enabled FROM enrollments")
+            self.assertEqual(row, (tally, enabled))
 
     async def test_reenrollmentClearsQueue(self) -> None:
         await self.enroll()
@@ -114,6 +174,19 @@ class CheckinTests(ServerCase):
                 await self.send(samples.checkin("GetToken", TokenServiceType=service))
             )
 
+    async def test_getTokenOfAHandler(self) -> None:
+        await self.enroll()
+        service = MDMService(
+            self.storage,
+            CertificateAssociation(self.storage, reactor.seconds),
+            token_handlers=[OneToken()],
+        )
+        self.patch(self.resource("mdm"), "_service", service)
+        answer = await self.send(samples.checkin("GetToken", TokenServiceType="com.example"))
+        self.assertEqual(answer.code, 200)
+        self.assertEqual(plistlib.loads(answer.body), {"TokenData": b"token of D1"})
+        self.assertEqual(answer.header("Content-Type"), "text/xml; charset=utf-8")
+
     async def test_malformed(self) -> None:
         await self.enroll()
         bad = [
@@ -172,8 +245,7 @@ class EnrollmentTypeTests(ServerCase):
     async def test_types(self) -> None:
         self.serve()
         await self.enroll()
-        shared = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"
-        for more in ({"UserID": "U1"}, {"UserID": shared, "UserShortName": "jo"}):
+        for more in ({"UserID": "U1"}, {"UserID": SHARED_IPAD, "UserShortName": "jo"}):
             self.assertOK(await self.send(samples.token_update(**more)))
         self.assertEqual(
             await self.query("SELECT id, type FROM enrollments ORDER BY id"),
@@ -197,87 +269,27 @@ class EnrollmentTypeTests(ServerCase):
     async def test_sharedIPadWithoutName(self) -> None:
         self.serve()
         await self.enroll()
-        shared = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"
-        self.assertRefused(await self.send(samples.token_update(UserID=shared)))
+        self.assertRefused(await self.send(samples.token_update(UserID=SHARED_IPAD)))
 
-
-class ReportTests(ServerCase):
-    """
-    Command reports.
-    """
-
-    def setUp(self) -> None:
+    async def assertCommandFlow(self, enrollment_id: str, **user: str) -> None:
+        """
+        A command for a user goes to that user's channel alone.
+        """
         self.serve()
-
-    async def queue(self, *uuids: str) -> None:
         await self.enroll()
-        for uuid in uuids:
-            self.assertEqual((await self.enqueue("D1", uuid)).code, 200)
-
-    async def test_nothingToDo(self) -> None:
-        await self.enroll()
+        self.assertOK(await self.send(samples.token_update(**user)))
+        self.assertEqual((await self.enqueue(enrollment_id)).code, 200)
         self.assertOK(await self.report("Idle"))
-
-    async def test_verbatim(self) -> None:
-        await self.enroll()
-        raw = samples.command("C1").replace(b"\t", b" ") + b"\n<!-- as it came -->\n"
-        await self.api("PUT", "/v1/enqueue/D1?nopush=1", raw)
-        self.assertOK(await self.report("Idle"), raw)
-
-    async def test_circle(self) -> None:
-        await self.queue("C1", "C2")
-        self.assertOK(await self.report("Idle"), samples.command("C1"))
-        self.assertOK(await self.report("Acknowledged", "C1"), samples.command("C2"))
-        self.assertOK(await self.report("Error", "C2"))
-        self.assertOK(await self.report("Idle"))
+        self.assertOK(await self.report("Idle", **user), samples.command("C1"))
+        self.assertOK(await self.report("Acknowledged", "C1", **user))
+        self.assertOK(await self.report("Idle", **user))
         self.assertEqual(
-            await self.query("SELECT command_uuid, status FROM command_results ORDER BY 1"),
-            [("C1", "Acknowledged"), ("C2", "Error")],
+            await self.query("SELECT id, command_uuid, status FROM command_results"),
+            [(enrollment_id, "C1", "Acknowledged")],
         )
 
-    async def test_notNow(self) -> None:
-        await self.queue("C1", "C2")
-        self.assertOK(await self.report("NotNow", "C1"), samples.command("C2"))
-        self.assertOK(await self.report("NotNow", "C2"))
-        self.assertOK(await self.report("Idle"), samples.command("C1"))
-        self.assertOK(await self.report("Acknowledged", "C1"), samples.command("C2"))
+    async def test_userCommands(self) -> None:
+        await self.assertCommandFlow("D1:U1", UserID="U1", UserShortName="jo")
 
-    async def test_commandFormatError(self) -> None:
-        await self.queue("C1")
-        self.assertOK(await self.report("CommandFormatError", "C1"))
-        self.assertOK(await self.report("Idle"))
-
-    async def test_repeated(self) -> None:
-        await self.queue("C1", "C2")
-        for _ in range(2):
-            self.assertOK(await self.report("Acknowledged", "C1"), samples.command("C2"))
-
-    async def test_neverQueued(self) -> None:
-        await self.queue("C1")
-        self.assertOK(await self.report("Acknowledged", "other"), samples.command("C1"))
-        self.assertEqual(await self.query("SELECT * FROM command_results"), [])
-
-    async def test_largeResult(self) -> None:
-        await self.queue("C1", "C2")
-        answer = await self.report("Acknowledged", "C1", Big="x" * (15 << 20))
-        self.assertOK(answer, samples.command("C2"))
-
-    async def test_malformed(self) -> None:
-        await self.queue("C1")
-        for body in (
-            samples.plist(UDID="D1"),
-            samples.report(""),
-            samples.report("Acknowledged"),
-            samples.report("Idle", udid=None),
-            samples.report("Acknowledged", "C" * 128),
-        ):
-            self.assertRefused(await self.send(body, RESULT))
-        self.assertOK(await self.report("Idle"), samples.command("C1"))
-
-    async def test_lastSeen(self) -> None:
-        await self.enroll()
-        await self.query("UPDATE enrollments SET last_seen_at = '2001-01-01 00:00:00'")
-        await self.report("Idle")
-        await self.storage._write_seen()
-        [(seen,)] = await self.query("SELECT last_seen_at FROM enrollments")
-        self.assertGreater(seen, "2026")
+    async def test_sharedIPadCommands(self) -> None:
+        await self.assertCommandFlow("D1:jo", UserID=SHARED_IPAD, UserShortName="jo")

@@ -8,92 +8,19 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.errors import Overloaded, StorageUnavailable, TooLarge
-from nanomdm.http.endpoint import Endpoint, Folder
-from nanomdm.http.response import Response
-from nanomdm.http.site import Request, Site
 from tests import samples
 from tests.http.case import ServerCase
+from tests.http.memory import SiteCase
 
 
-class Answering(Endpoint):
-    """
-    Answers when the test says so.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: list[Deferred[Response]] = []
-        self.bodies: list[bytes] = []
-
-    async def respond(self, request: Request) -> Response:
-        self.bodies.append(request.body)
-        answer: Deferred[Response] = Deferred()
-        self.waiting.append(answer)
-        return await answer
-
-
-class Transport(StringTransport):
-    """
-    Remembers how it was closed, and tells the protocol.
-    """
-
-    half_closed = False
-    aborted = False
-    protocol: Protocol
-
-    def loseWriteConnection(self) -> None:
-        self.half_closed = True
-
-    def loseConnection(self) -> None:
-        super().loseConnection()
-        self.closed()
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-        self.closed()
-
-    def closed(self) -> None:
-        if self.connected:
-            self.connected = False
-            self.protocol.connectionLost(Failure(connectionDone.value))
-
-
-class SiteTests(SynchronousTestCase):
+class SiteTests(SiteCase):
     """
     Over transports in memory.
     """
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.endpoint = Answering()
-        root = Folder()
-        root.putChild(b"slow", self.endpoint)
-        self.site = Site(root, self.clock, max_body_size=10)
-
-    def connect(self) -> Transport:
-        transport = Transport()
-        transport.protocol = self.site.buildProtocol(transport.getPeer())
-        transport.protocol.makeConnection(transport)
-        return transport
-
-    def send(self, transport: Transport, *data: bytes) -> bytes:
-        for part in data:
-            transport.protocol.dataReceived(part)
-        return transport.value()
-
-    def answer(self) -> None:
-        self.endpoint.waiting.pop(0).callback(Response(200, b"done"))
-
-    def assertClean(self) -> None:
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_announcedBodyTooLarge(self) -> None:
         """
@@ -146,7 +73,8 @@ class SiteTests(SynchronousTestCase):
         transport = self.connect()
         answer = self.send(transport, b"GET /" + b"x" * (1 << 20), b"x" * 1000)
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
-        self.assertFalse(transport.connected)
+        self.assertTrue(transport.half_closed)
+        transport.closed()
         self.assertClean()
 
     def test_headersTooLong(self) -> None:
@@ -154,6 +82,7 @@ class SiteTests(SynchronousTestCase):
         line = b"X-Padding: " + b"x" * 100_000 + b"\r\n"
         answer = self.send(transport, b"GET /slow HTTP/1.1\r\n", *[line] * 11)
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer)
+        transport.closed()
         self.assertClean()
 
     def test_almostTooLong(self) -> None:

@@ -1,0 +1,286 @@
+"""
+One connection: parsing in linear time, deadlines, refusals.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from io import BytesIO
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from nanomdm.http.limits import (
+    BODY_RATE,
+    BODY_TIME,
+    CLOSE_TIME,
+    HEAD_TIME,
+    IDLE_TIME,
+    LINGER_TIME,
+    MAX_HEADER_LINES,
+    MAX_HEADER_SIZE,
+    RETRY_AFTER,
+    Share,
+)
+from nanomdm.http.request import Request
+
+if TYPE_CHECKING:
+    from nanomdm.http.site import Site
+
+_REFUSAL: Final = (
+    b"HTTP/1.1 %d %s\r\nServer: nanomdm\r\nDate: %s\r\n%s"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
+    b"Connection: close\r\n\r\n%s"
+)
+
+
+class Phase(Enum):
+    """
+    What a connection waits for.
+    """
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+    CLOSE = auto()
+
+
+_TIME: Final = {Phase.IDLE: IDLE_TIME, Phase.HEAD: HEAD_TIME, Phase.BODY: BODY_TIME}
+
+
+class Channel(http.HTTPChannel):
+    """
+    One connection.
+
+    @ivar deadline: when L{expire} is due, in seconds of the site's clock.
+    @ivar refused: what still arrives is thrown away.
+    @ivar share: the part of the site's budget that the request under way has.
+    """
+
+    MAX_LENGTH = MAX_HEADER_SIZE
+    totalHeadersSize = MAX_HEADER_SIZE
+
+    site: Site
+    transport: ITCPTransport
+    share: Share
+    deadline = inf
+    refused = False
+    _phase = Phase.IDLE
+    _lines = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._partial_line = bytearray()
+
+    @property
+    def head_size(self) -> int:
+        """
+        Bytes of request line and headers so far.
+        """
+        return self._receivedHeaderSize + len(self._partial_line)
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.share = Share(self.site.budget)
+        self._expect(Phase.IDLE, IDLE_TIME)
+        self.site.connected(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._phase is not Phase.ANSWER:
+            # Otherwise the request is still being worked on, and gives it back itself.
+            self.share.release()
+        self.site.disconnected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Parse what arrives.
+
+        The parser would look through the whole of an incomplete line again with
+        each segment, so it gets lines only when they are complete.
+        """
+        if self.refused:
+            return
+        if self._busyReceiving:
+            # The next request's beginning, handed back while the parser runs.
+            super().dataReceived(data)
+            return
+        size = len(data)
+        if self.line_mode:
+            data = self._complete_lines(data)
+        if data:
+            super().dataReceived(data)
+            if self.line_mode and self._buffer:
+                self._partial_line += self.clearLineBuffer()
+        if not (self._handlingRequest or self.refused):
+            self._incomplete(size)
+
+    def _complete_lines(self, data: bytes) -> bytes:
+        line = self._partial_line
+        if not line and self.delimiter in data:
+            return data
+        start = max(len(line) - 1, 0)
+        line += data
+        if line.find(self.delimiter, start) < 0:
+            return b""
+        data = bytes(line)
+        line.clear()
+        return data
+
+    def _incomplete(self, size: int) -> None:
+        """
+        Set deadlines for the rest, and hold a head to its limits.
+        """
+        if not self.line_mode:
+            phase = Phase.BODY
+        elif self._partial_line or self.requests:
+            phase = Phase.HEAD
+            if self.head_size > MAX_HEADER_SIZE:
+                self._refuse_head()
+                return
+            if not self.share.reach(self.head_size):
+                self.refuse_for_memory()
+                return
+        else:
+            phase = Phase.IDLE
+        if phase is not self._phase:
+            self._expect(phase, _TIME[phase])
+        elif phase is Phase.BODY:
+            self.deadline += size / BODY_RATE
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        Take one line of a head.
+        """
+        self._lines += 1
+        if self._lines > MAX_HEADER_LINES:
+            # Each continuation of a folded header copies what is before it.
+            self._refuse_head()
+        else:
+            super().lineReceived(line)
+
+    def allContentReceived(self) -> None:
+        """
+        Let the request be answered, unless it was refused in the middle of a
+        segment.
+        """
+        if self.refused:
+            return
+        self._lines = 0
+        self._phase = Phase.ANSWER
+        self.deadline = inf
+        super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        """
+        Wait for the next request, or for the client to read the last answer.
+        """
+        self._expect(Phase.IDLE if self.persistent else Phase.CLOSE, IDLE_TIME)
+        super().requestDone(request)
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """
+        Keep a connection open as HTTP/1.1 says, but not while shutting down.
+        """
+        if self.site.draining:
+            request.setHeader(b"Connection", b"close")
+            return False
+        return bool(super().checkPersistence(request, version))
+
+    def close_when_idle(self) -> None:
+        """
+        Close now, or after the answer to the request that is under way.
+        """
+        if self.requests:
+            self.persistent = False
+        else:
+            self.loseConnection()
+
+    def _expect(self, phase: Phase, seconds: float) -> None:
+        self._phase = phase
+        self.deadline = self.site.now() + seconds
+
+    def expire(self) -> None:
+        """
+        Act on a client that did not keep the deadline.
+        """
+        if self._phase in (Phase.HEAD, Phase.BODY):
+            self.refuse(http.REQUEST_TIMEOUT, "the request arrived too slowly")
+        elif self._phase is Phase.IDLE:
+            self._expect(Phase.CLOSE, CLOSE_TIME)
+            self.loseConnection()
+        else:
+            self.transport.abortConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        Answer, where Twisted would only hang up.
+        """
+        self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        self.refuse(http.BAD_REQUEST, "request line and headers are too long")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(http.BAD_REQUEST, "not a well-formed HTTP request")
+
+    def refuse_body(self) -> None:
+        """
+        Refuse a body beyond the site's limit.
+        """
+        self.refuse(http.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
+
+    def refuse_for_memory(self) -> None:
+        """
+        Refuse what does not fit into the site's budget.
+        """
+        self.refuse(http.SERVICE_UNAVAILABLE, "too many large requests at once")
+
+    def refuse(self, code: int, reason: str) -> None:
+        """
+        Answer without a look at the rest of the request, and close.
+
+        Closing while the client still sends would reset the connection, and the
+        client might never see the answer; so what comes is read and thrown away
+        for a moment.
+
+        @param code: the HTTP status.
+        @param reason: for the log.
+        """
+        if self.refused:
+            return
+        self.refused = True
+        self._expect(Phase.CLOSE, LINGER_TIME)
+        self._log_refusal(code, reason)
+        self._forget_request()
+        retry = b"Retry-After: %d\r\n" % RETRY_AFTER if code == http.SERVICE_UNAVAILABLE else b""
+        title = http.RESPONSES[code]
+        body = title + b"\n"
+        date = http.datetimeToString()
+        self.transport.write(_REFUSAL % (code, title, date, retry, len(body), body))
+        if self.isSecure():  # TLS can not close one direction only.
+            self.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def _log_refusal(self, code: int, reason: str) -> None:
+        request = self.requests[-1] if self.requests else Request(self)
+        if request.path is None and hasattr(self, "_command"):
+            request.identify(self._command, self._path)
+        request.notes["error"] = reason
+        request.log(code)
+
+    def _forget_request(self) -> None:
+        """
+        Free what was collected, and leave the parser nothing to go on with.
+        """
+        for request in self.requests:
+            request.content = BytesIO()
+        self.share.release()
+        self._partial_line.clear()
+        self.clearLineBuffer()
