@@ -519,7 +519,7 @@ class DaemonTests(TestCase):
         await self.assertEndsWell(daemon)
         lines = daemon.output.decode().splitlines()
         self.assertEqual([line for line in lines if not line.startswith("ts=")], [])
-        self.assertIn("starting up", lines[0])
+        self.assertIn('msg="starting" version=', lines[0])
         self.assertIn("Server Shut Down", lines[-1])
 
     async def test_goes_on_when_nobody_reads(self) -> None:

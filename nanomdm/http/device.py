@@ -79,7 +79,10 @@ class DeviceEndpoint(Endpoint):
             status=report.status,
             command_uuid=report.command_uuid or None,
         )
-        return _answer(await self._service.report(report, identity))
+        command = await self._service.report(report, identity)
+        # Whether a device was given a command is what people look for in a log.
+        request.notes["command_bytes"] = len(command) or None
+        return _answer(command)
 
 
 def _answer(body: bytes) -> Response:
