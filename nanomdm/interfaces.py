@@ -53,6 +53,21 @@ class ReportOutcome:
     next_command: bytes | None = field(repr=False)
 
 
+@frozen
+class QueueSummary:
+    """
+    How much there is in a storage.
+
+    @ivar outstanding: queued commands without a final answer.
+    @ivar enrollments: device and user channels that ever enrolled.
+    @ivar enabled: those of them that are enabled.
+    """
+
+    outstanding: int
+    enrollments: int
+    enabled: int
+
+
 class IEnrollmentStore(Interface):
     """
     What check-ins tell about enrollments.

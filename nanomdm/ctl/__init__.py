@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from nanomdm import __version__
+from nanomdm.ctl.copy import copy
 from nanomdm.ctl.schema import schema
 
 __all__ = ["main"]
@@ -20,4 +21,5 @@ def main() -> None:
     """
 
 
+main.add_command(copy)
 main.add_command(schema)

@@ -51,14 +51,22 @@ class Batcher:
     @param max_batch: how many calls share a transaction at most.
     @param max_waiting: how many calls may wait for one; beyond it
         L{Overloaded} is raised.
+    @param workers: how many transactions run at once at most.
     """
 
-    def __init__(self, run: RunInteraction, max_batch: int = 256, max_waiting: int = 10_000):
+    def __init__(
+        self,
+        run: RunInteraction,
+        max_batch: int = 256,
+        max_waiting: int = 10_000,
+        workers: int = 1,
+    ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._workers = workers
+        self._working = 0
         self._waiting: deque[_Call] = deque()
-        self._busy = False
         self._idle: list[Deferred[None]] = []
 
     def call(
@@ -74,17 +82,24 @@ class Batcher:
             raise Overloaded("too many requests wait for the storage")
         call = _Call(operation, argument)
         self._waiting.append(call)
-        if not self._busy:
-            self._busy = True
+        if self._working < self._workers:
+            self._working += 1
             Deferred.fromCoroutine(self._work()).addErrback(_bug)
         return call.result
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether anything runs or waits.
+        """
+        return self._working > 0
 
     def drained(self) -> Deferred[None]:
         """
         @return: fires once nothing runs or waits.
         """
         done: Deferred[None] = Deferred()
-        if self._busy:
+        if self.busy:
             self._idle.append(done)
         else:
             done.callback(None)
@@ -94,9 +109,9 @@ class Batcher:
         while self._waiting:
             size = min(len(self._waiting), self._max_batch)
             await self._attempt([self._waiting.popleft() for _ in range(size)])
-        self._busy = False
+        self._working -= 1
         # Whoever is told first may call again, and the others wait on.
-        while self._idle and not self._busy:
+        while self._idle and not self.busy:
             self._idle.pop(0).callback(None)
 
     async def _attempt(self, batch: list[_Call]) -> None:
@@ -127,20 +142,6 @@ class Batcher:
                 _fail_all([call], Failure())
             else:
                 _deliver([call], results)
-
-
-async def perform_alone(
-    run: RunInteraction,
-    operation: Callable[[Transaction, Sequence[A]], Sequence[R | Exception]],
-    argument: A,
-) -> R:
-    """
-    Run C{operation} for one caller, in a transaction of its own.
-    """
-    call = _Call(operation, argument)
-    _deliver([call], await run(partial(_perform, batch=[call])))
-    result: R = await call.result
-    return result
 
 
 def _deliver(batch: list[_Call], results: list[Any]) -> None:

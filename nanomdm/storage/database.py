@@ -6,8 +6,8 @@ commit; deadlocks and lost connections stay in here.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,19 +15,25 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from nanomdm.errors import NanoMDMError, StorageError, StorageUnavailable, TooLarge
-from nanomdm.storage.batcher import Batcher, perform_alone
+from nanomdm.storage.batcher import Batcher
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
-from nanomdm.storage.pool import CommitLost, Pool
+from nanomdm.storage.pool import Pool
 from nanomdm.storage.transaction import Transaction
 
-A = TypeVar("A")
-R = TypeVar("R")
-
-#: How often a transaction is tried when deadlocks undo it.
+#: How often a transaction is tried when deadlocks undo it, and the seconds after
+#: which it is not tried again: waiting for a lock may take long each time.
 _ATTEMPTS: Final = 6
+_PATIENCE: Final = 10.0
 
 #: Seconds before the first repetition; doubled each time, and jittered.
-_BACKOFF: Final = 0.02
+_BACKOFF: Final = 0.04
+
+#: Long calls that run at once, and that may wait.
+_ALONE: Final = 4
+_ALONE_WAITING: Final = 100
+
+#: Seconds that calls get to end when the database is closed.
+_CLOSE_DEADLINE: Final = 20.0
 
 
 class Database:
@@ -46,72 +52,75 @@ class Database:
     ) -> None:
         self._clock: IReactorTime = reactor
         self._engine = engine
-        self._writer = Pool(reactor, engine, limits)
-        self._reader = self._writer if shared else Pool(reactor, engine, limits, autocommit=True)
-        self._writes = Batcher(self._run_write)
-        self._reads = self._writes if shared else Batcher(self._run_read)
+        writer = Pool(reactor, engine, limits)
+        reader = writer if shared else Pool(reactor, engine, limits, autocommit=True)
+        self._pools = {writer, reader}
+        self._closed = False
+        writes = Batcher(self._runner(writer))
+        reads = writes if shared else Batcher(self._runner(reader))
+        # One connection is left for the others.
+        workers = max(1, min(_ALONE, limits.size - 1))
+        alone = Batcher(self._runner(writer), 1, _ALONE_WAITING, workers)
+        self._batchers = (writes, reads, alone)
         #: Run an operation that changes something; durable once it fires.
-        self.write = self._writes.call
+        self.write = writes.call
         #: Run an operation that only looks; it sees every earlier write.
-        self.read = self._reads.call
-        self._alone: set[Deferred[Any]] = set()
+        self.read = reads.call
+        #: As L{write}, in a transaction of its own beside the gathered ones: for
+        #: calls that take long.
+        self.write_alone = alone.call
 
-    def write_alone(
-        self, operation: Callable[[Transaction, Sequence[A]], Sequence[R | Exception]], argument: A
-    ) -> Deferred[R]:
-        """
-        As L{write}, in a transaction of its own beside the gathered ones: for
-        calls that take long.
-        """
-        running: Deferred[R] = Deferred.fromCoroutine(
-            perform_alone(self._run_write, operation, argument)
-        )
-        self._alone.add(running)
-
-        def done(result: R) -> R:
-            self._alone.discard(running)
-            return result
-
-        return running.addBoth(done)
-
-    async def close(self) -> None:
+    async def close(self, deadline: float = _CLOSE_DEADLINE) -> None:
         """
         Finish what was asked for, then close the connections; once is enough.
+
+        @param deadline: seconds after which what has not ended fails.
         """
-        await self._writes.drained()
-        await self._reads.drained()
-        for pool in {self._writer, self._reader}:
-            if pool.running:
-                pool.close()
+        give_up = self._clock.callLater(deadline, self._give_up)
+        while busy := [batcher for batcher in self._batchers if batcher.busy]:
+            await busy[0].drained()
+        if give_up.active():
+            give_up.cancel()
+        self._closed = True
+        while self._pools:
+            self._pools.pop().close()
 
-    def _run_write(self, work: Callable[[Transaction], Any]) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._run(self._writer, work))
+    def _give_up(self) -> None:
+        self._log.warn("database calls did not end in time")
+        self._closed = True
+        for pool in self._pools:
+            pool.interrupt()
 
-    def _run_read(self, work: Callable[[Transaction], Any]) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._run(self._reader, work))
+    def _runner(self, pool: Pool) -> Callable[[Callable[[Transaction], Any]], Deferred[Any]]:
+        return lambda work: Deferred.fromCoroutine(self._run(pool, work))
 
     async def _run(self, pool: Pool, work: Callable[[Transaction], Any]) -> Any:
+        latest = self._clock.seconds() + _PATIENCE
         attempt, reconnected = 1, False
         while True:
+            if self._closed:
+                raise StorageUnavailable("the database is closed")
             try:
                 return await pool.run(work)
             except NanoMDMError:
                 raise
-            except CommitLost as error:
-                raise StorageUnavailable(f"database: lost while committing: {error}") from error
             except Exception as error:
                 trouble = self._engine.trouble(error)
                 if trouble is Trouble.LOST and not reconnected:
                     # Nothing was committed, so nothing can happen twice.
                     reconnected = True
-                elif trouble is Trouble.RETRY and attempt < _ATTEMPTS:
+                elif (
+                    trouble is Trouble.RETRY
+                    and attempt < _ATTEMPTS
+                    and self._clock.seconds() < latest
+                ):
                     await self._back_off(attempt, error)
                     attempt += 1
                 else:
                     raise _translated(trouble, error) from error
 
     async def _back_off(self, attempt: int, error: Exception) -> None:
-        delay = _BACKOFF * 2**attempt * (0.5 + random.random() / 2)
+        delay = _BACKOFF * 2 ** (attempt - 1) * (0.5 + random.random() / 2)
         self._log.debug("transaction repeated", attempt=attempt, error=str(error))
         await deferLater(self._clock, delay)
 
@@ -120,7 +129,8 @@ def _translated(trouble: Trouble, error: Exception) -> Exception:
     """
     Put what the driver says into the domain's words.
     """
-    text = f"database: {error}"
+    # Further lines may quote rows, which hold secrets.
+    text = f"database: {str(error).partition(chr(10))[0]}"
     if trouble is Trouble.TOO_LARGE:
         return TooLarge(f"a value does not fit into the {text}")
     if trouble is Trouble.OTHER:

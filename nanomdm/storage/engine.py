@@ -22,7 +22,7 @@ class Trouble(Enum):
     RETRY = "retry"
     #: The connection is gone; a new one may work.
     LOST = "lost"
-    #: The database can not serve at present.
+    #: The database can not serve at present, or not in time.
     UNAVAILABLE = "unavailable"
     #: A value does not fit.
     TOO_LARGE = "too large"
@@ -74,7 +74,13 @@ class Engine(Protocol):
 
     def ping(self, connection: Any) -> None:
         """
-        Raise unless a connection still works.  Blocks.
+        Raise unless a connection still works.  Blocks, but not for long.
+        """
+        ...
+
+    def interrupt(self, connection: Any) -> None:
+        """
+        Make fail soon what another thread does with a connection.
         """
         ...
 
@@ -92,9 +98,12 @@ class PoolLimits:
 
     @ivar size: how many at the most.
     @ivar max_lifetime: seconds after which one is replaced; L{None} for never.
-    @ivar max_idle_time: seconds unused after which one is replaced.
+    @ivar max_idle_time: seconds unused after which one is replaced; L{None} for
+        never.
+    @ivar ping_after: seconds unused after which one is tried before it is used.
     """
 
     size: int = 1
     max_lifetime: float | None = None
     max_idle_time: float | None = None
+    ping_after: float = 5.0

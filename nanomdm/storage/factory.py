@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from nanomdm.errors import ConfigError
 from nanomdm.interfaces import IStorage
 from nanomdm.storage import schema
@@ -32,13 +34,15 @@ def open_storage(storages: Sequence[StorageSettings], reactor: Any) -> IStorage:
     @raise ConfigError: one can not be used; the text says which and why.
     """
     for settings in storages:
-        _prepare(settings)
+        prepare_storage(settings)
     first, *others = (open_prepared(settings, reactor) for settings in storages)
     if not others:
         return first
-    names = [settings.shown for settings in storages[1:]]
-    followers = [Follower(other, name) for other, name in zip(others, names, strict=True)]
-    return MirroredStorage(first, followers, reactor)
+    followers = [
+        Follower(other, settings.shown, reactor)
+        for other, settings in zip(others, storages[1:], strict=True)
+    ]
+    return MirroredStorage(first, followers)
 
 
 def open_prepared(settings: StorageSettings, reactor: Any) -> SQLStorage:
@@ -56,12 +60,15 @@ def open_prepared(settings: StorageSettings, reactor: Any) -> SQLStorage:
     )
     replica = None
     if options.replica_dsn is not None:
-        replica = Database(reactor, engine_of(settings, options.replica_dsn), PoolLimits())
+        replica = Database(
+            reactor, engine_of(settings, options.replica_dsn), evolve(limits, size=1)
+        )
     upkeep = Upkeep(
         database,
         reactor,
         retention=options.retention,
         delete_commands=options.delete or options.retention is not None,
+        inspected=replica,
     )
     return SQLStorage(database, reactor, upkeep, delete=options.delete, replica=replica)
 
@@ -82,7 +89,12 @@ def engine_of(settings: StorageSettings, dsn: Path | str | None) -> Engine:
     return SQLiteEngine(dsn)
 
 
-def _prepare(settings: StorageSettings) -> None:
+def prepare_storage(settings: StorageSettings) -> None:
+    """
+    Make or bring up to date the tables of a storage.  Blocks.
+
+    @raise ConfigError: it can not be used; the text begins with the option.
+    """
     if isinstance(settings.dsn, Path):
         prepare(settings.dsn)
     elif settings.dsn is not None:

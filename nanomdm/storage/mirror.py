@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nanomdm.errors import Overloaded
+from nanomdm.errors import Overloaded, StorageUnavailable
 from nanomdm.interfaces import AssociationFacts, IStorage, ReportOutcome
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
@@ -33,7 +34,12 @@ _LIMIT: Final = 100_000
 #: Writes that are given to a storage at once, so that they can share transactions.
 _GROUP: Final = 256
 
-#: Seconds that the others get to catch up at the end.
+#: Seconds between two attempts to reach a storage, and how many of them a group
+#: gets: it may be the group that the storage can not take.
+_PAUSE: Final = 10.0
+_ATTEMPTS: Final = 60
+
+#: Seconds that the others get to catch up and close at the end.
 _STOP_DEADLINE: Final = 20.0
 
 
@@ -53,21 +59,30 @@ class _Write:
 
 class Follower:
     """
-    One of the other storages.
+    One of the other storages.  Writes wait while it can not be reached.
 
     @param storage: written to.
     @param name: for the log.
+    @param clock: for attempts to reach it, and for the deadline at the end.
+    @param limit: how many writes may wait.
     """
 
     _log = Logger()
 
-    def __init__(self, storage: IStorage, name: str, limit: int = _LIMIT) -> None:
+    def __init__(
+        self, storage: IStorage, name: str, clock: IReactorTime, limit: int = _LIMIT
+    ) -> None:
         self.storage = storage
         self._name = name
+        self._clock = clock
         self._limit = limit
         self._waiting: deque[_Write] = deque()
-        self._working: Deferred[None] | None = None
+        self._busy = False
+        self._idle: list[Deferred[None]] = []
         self._lost = 0
+        self._attempts = 0
+        self._pausing: Deferred[None] | None = None
+        self._stopping = False
 
     def follow(self, write: _Write) -> None:
         """
@@ -79,23 +94,64 @@ class Follower:
             self._lost += 1
             return
         self._waiting.append(write)
-        if self._working is None:
-            self._working = Deferred.fromCoroutine(self._work())
-            self._working.addErrback(self._bug)
+        if not self._busy:
+            self._busy = True
+            Deferred.fromCoroutine(self._work()).addErrback(self._bug)
 
-    def caught_up(self) -> Deferred[None]:
+    def stop(self) -> Deferred[None]:
         """
-        @return: fires once nothing waits.
+        Do the writes that wait, then close the storage.
+
+        @return: fires, and never with a failure, when that is done or has taken
+            too long.
         """
-        return self._working.addCallback(lambda ignored: None) if self._working else _done()
+        self._stopping = True
+        if self._pausing is not None:
+            self._pausing.cancel()
+        closing = Deferred.fromCoroutine(self._close())
+        closing.addErrback(self._complain, "stop")
+        done: Deferred[None] = Deferred()
+        timer = self._clock.callLater(_STOP_DEADLINE, self._too_late, done)
+
+        def closed(ignored: None) -> None:
+            if timer.active():
+                timer.cancel()
+                done.callback(None)
+
+        closing.addCallback(closed)
+        return done
+
+    async def _close(self) -> None:
+        await self._caught_up()
+        await self.storage.stop()
+
+    def _too_late(self, done: Deferred[None]) -> None:
+        self._give_up(len(self._waiting))
+        done.callback(None)
+
+    def _caught_up(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        if self._busy:
+            self._idle.append(done)
+        else:
+            done.callback(None)
+        return done
 
     async def _work(self) -> None:
         while self._waiting:
-            await DeferredList([self._write(write) for write in self._next()])
-        self._working = None
+            group = self._next()
+            results = await DeferredList([self._write(write) for write in group])
+            taken = [taken for _, taken in results]
+            if all(taken):
+                self._reached()
+            else:
+                # What came after the first that was not taken is done again: each
+                # may rely on the ones before it.
+                await self._again(group[taken.index(False) :])
         if self._lost:
             self._log.error("storage follows again", storage=self._name, lost=self._lost)
             self._lost = 0
+        self._rest()
 
     def _next(self) -> list[_Write]:
         writes = [self._waiting.popleft()]
@@ -104,21 +160,65 @@ class Follower:
                 writes.append(self._waiting.popleft())
         return writes
 
-    def _write(self, write: _Write) -> Deferred[Any]:
+    def _write(self, write: _Write) -> Deferred[bool]:
+        """
+        @return: whether the storage has decided on the write.
+        """
         method = getattr(self.storage, write.method)
-        return maybeDeferred(method, *write.arguments).addErrback(self._failed, write)
+        done: Deferred[Any] = maybeDeferred(method, *write.arguments)
+        return done.addCallbacks(lambda ignored: True, self._failed, errbackArgs=(write.method,))
 
-    def _failed(self, failure: Failure, write: _Write) -> None:
+    def _failed(self, failure: Failure, action: str) -> bool:
+        away = failure.check(StorageUnavailable, Overloaded) is not None
+        if not away or not self._attempts:
+            self._complain(failure, action)
+        if away:
+            # Said once for all that will be tried again.
+            self._attempts = max(self._attempts, 1)
+        return not away
+
+    def _complain(self, failure: Failure, action: str) -> None:
         self._log.error(
             "storage does not follow",
             storage=self._name,
-            write=write.method,
+            write=action,
             error=failure.getErrorMessage(),
         )
 
+    def _reached(self) -> None:
+        if self._attempts:
+            self._log.info("storage can be reached again", storage=self._name)
+            self._attempts = 0
+
+    async def _again(self, group: Sequence[_Write]) -> None:
+        if self._stopping:
+            self._give_up(len(group) + len(self._waiting))
+        elif self._attempts >= _ATTEMPTS:
+            self._attempts = 0
+            self._log.error("storage does not take writes", storage=self._name, lost=len(group))
+        else:
+            self._attempts += 1
+            self._waiting.extendleft(reversed(group))
+            self._pausing = deferLater(self._clock, _PAUSE)
+            try:
+                await self._pausing
+            except CancelledError:
+                # The end is near: one last attempt.
+                return
+
+    def _give_up(self, lost: int) -> None:
+        self._waiting.clear()
+        self._log.error("storage did not catch up before the end", storage=self._name, lost=lost)
+
+    def _rest(self) -> None:
+        self._busy = False
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
+
     def _bug(self, failure: Failure) -> None:
-        self._working = None
         self._log.failure("storage stopped following", failure, storage=self._name)
+        self._rest()
 
 
 @implementer(IStorage)
@@ -126,15 +226,11 @@ class MirroredStorage:
     """
     @param first: answers everything.
     @param followers: get the same writes.
-    @param clock: for the deadline at the end.
     """
 
-    _log = Logger()
-
-    def __init__(self, first: IStorage, followers: Sequence[Follower], clock: IReactorTime) -> None:
+    def __init__(self, first: IStorage, followers: Sequence[Follower]) -> None:
         self._first = first
         self._followers = followers
-        self._clock = clock
         self.association = first.association
         self.fetch_bootstrap_token = first.fetch_bootstrap_token
         self.next_command = first.next_command
@@ -147,12 +243,11 @@ class MirroredStorage:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for follower in self._followers:
-            try:
-                await follower.caught_up().addTimeout(_STOP_DEADLINE, self._clock)
-            except Exception:
-                self._log.failure("storage did not catch up before the end")
-        await gatherResults([storage.stop() for storage in self._all()])
+        try:
+            # Its last writes are the followers' too.
+            await self._first.stop()
+        finally:
+            await DeferredList([follower.stop() for follower in self._followers])
 
     def _all(self) -> list[IStorage]:
         return [self._first, *(follower.storage for follower in self._followers)]
@@ -200,9 +295,3 @@ class MirroredStorage:
         self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
         return self._write("associate", device_id, sha256, first_only, grace, twin)
-
-
-def _done() -> Deferred[None]:
-    done: Deferred[None] = Deferred()
-    done.callback(None)
-    return done

@@ -4,6 +4,7 @@ MySQL and MariaDB, through PyMySQL.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -14,17 +15,53 @@ from attrs import field, frozen
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.transaction import Cursor
 
-#: Seconds to connect, and without an answer.
+#: Seconds to connect, without an answer to a statement, and to a ping.
 _CONNECT_TIMEOUT: Final = 5
 _ANSWER_TIMEOUT: Final = 30
+_PING_TIMEOUT: Final = 3
 
-# MySQL's error numbers ("Server Error Message Reference").
-_RETRY: Final = frozenset({1213, 1205, 1020, 3572})
-_LOST: Final = frozenset({0, 2006, 2013, 2014, 2055, 1053, 1927, 4031})
+#: Seconds that a statement waits for locks of rows and of tables.
+_LOCK_TIMEOUT: Final = 5
+
+# Error numbers ("Server Error Message Reference" and "Client Error Message
+# Reference" of MySQL, "MariaDB Error Codes").
+#: Lock wait timeout, deadlock, row changed since, locked (NOWAIT), group
+#: replication or Galera undid it.
+_RETRY: Final = frozenset({1205, 1213, 1020, 3572, 3101})
+#: Closed, gone, out of step, shutting down, killed, idle for too long, or the
+#: server could not read or write.
+_LOST: Final = frozenset({0, 2006, 2013, 2014, 2055, 1053, 1927, 4031, *range(1158, 1162)})
 _UNAVAILABLE: Final = frozenset(
-    {1021, 1040, 1044, 1045, 1047, 1049, 1203, 1290, 1836, 1114, 1969, 2002, 2003, 3024, 3159}
+    {
+        # Out of disk or memory, file errors, table full, too many transactions.
+        *(3, 28, 1021, 1026, 1030, 1037, 1038, 1041, 1114, 1135, 1637),
+        # Too many connections, of a user, of a host with errors.
+        *(1040, 1203, 1226, 1129),
+        # Access: database, password, host, account, TLS.
+        *(1044, 1045, 1049, 1130, 1251, 1698, 1820, 1862, 3118, 3159, 4151),
+        # Read-only; a Galera node that is not ready.
+        *(1290, 1792, 1836, 1047),
+        # Stopped by the server or its administrator: took too long.
+        *(1317, 1969, 3024),
+        # No connection at all: socket, host, name, protocol, TLS.
+        *(2002, 2003, 2005, 2007, 2026),
+    }
 )
 _TOO_LARGE: Final = frozenset({1153, 1301, 1406})
+
+
+class _Connection(pymysql.connections.Connection):
+    """
+    A connection whose patience with the server can be changed.
+    """
+
+    def wait_at_most(self, seconds: float) -> None:
+        self._read_timeout = seconds
+
+    def interrupt(self) -> None:
+        sock: Any = self._sock  # type: ignore[attr-defined]
+        if sock is not None:
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 class MySQLDialect:
@@ -79,22 +116,30 @@ class MySQLEngine:
     begin_write = None
 
     def connect(self, autocommit: bool = False) -> Any:
-        defaults = {
+        arguments = {
             "connect_timeout": _CONNECT_TIMEOUT,
-            "read_timeout": _ANSWER_TIMEOUT,
             "write_timeout": _ANSWER_TIMEOUT,
             "charset": "utf8mb4",
             # An update that finds a row counts it, changed or not.
             "client_flag": pymysql.constants.CLIENT.FOUND_ROWS,
+            **self.arguments,
         }
-        connection: Any = pymysql.connect(
-            **{**defaults, **self.arguments, "autocommit": autocommit}
-        )
+        # A server that accepts but does not greet is not there either.
+        arguments["read_timeout"] = arguments["connect_timeout"]
+        connection = _Connection(**arguments, autocommit=autocommit)
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.execute("SET SESSION innodb_lock_wait_timeout = 10")
-        connection.commit()
+            cursor.execute(
+                f"SET SESSION innodb_lock_wait_timeout = {_LOCK_TIMEOUT},"
+                f" lock_wait_timeout = {_LOCK_TIMEOUT}"
+            )
+        connection.wait_at_most(self._answer_timeout)
         return connection
+
+    @property
+    def _answer_timeout(self) -> float:
+        seconds: float = self.arguments.get("read_timeout", _ANSWER_TIMEOUT)
+        return seconds
 
     def connect_for_schema(self) -> Any:
         arguments = {
@@ -106,13 +151,21 @@ class MySQLEngine:
         return pymysql.connect(**arguments)
 
     def ping(self, connection: Any) -> None:
+        connection.wait_at_most(_PING_TIMEOUT)
         connection.ping(reconnect=False)
+        connection.wait_at_most(self._answer_timeout)
+
+    def interrupt(self, connection: Any) -> None:
+        connection.interrupt()
 
     def trouble(self, error: BaseException) -> Trouble:
         if isinstance(error, pymysql.err.InterfaceError):
             return Trouble.LOST
         if not isinstance(error, pymysql.err.MySQLError):
             return Trouble.UNAVAILABLE if isinstance(error, OSError) else Trouble.OTHER
+        if isinstance(error.__context__, TimeoutError):
+            # The server may still be at it, and would take as long again.
+            return Trouble.UNAVAILABLE
         code = error.args[0] if error.args else 0
         for codes, trouble in (
             (_RETRY, Trouble.RETRY),

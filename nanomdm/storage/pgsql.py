@@ -4,9 +4,12 @@ PostgreSQL, through psycopg 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+import socket
+from collections.abc import Generator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from attrs import field, frozen
@@ -14,15 +17,70 @@ from attrs import field, frozen
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.transaction import Cursor
 
+#: Seconds to connect.
 _CONNECT_TIMEOUT: Final = 5
+#: Seconds without an answer to a statement, when the server did not keep to
+#: L{_TIMEOUTS}, and to a ping.
+_ANSWER_TIMEOUT: Final = 35.0
+_PING_TIMEOUT: Final = 3.0
 #: For the server: milliseconds that a statement may take and wait for locks.
-_TIMEOUTS: Final = "-c statement_timeout=30000 -c lock_timeout=10000"
+_TIMEOUTS: Final = "-c statement_timeout=30000 -c lock_timeout=5000"
+
+#: Seconds after which psycopg looks up while it waits.
+_INTERVAL: Final = 0.1
 
 # SQLSTATEs (PostgreSQL, "Error Codes"), whole or by class.
+#: Serialization failure, deadlock, lock timeout.
 _RETRY: Final = frozenset({"40001", "40P01", "55P03"})
-_LOST: Final = frozenset({"57P01", "57P02", "57P03", "08"})
-_UNAVAILABLE: Final = frozenset({"53", "57", "58", "25006", "28", "3D", "55"})
+#: Connection failures, shutdown, crash, starting, idle for too long.
+_LOST: Final = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
+#: Resources, intervention and timeouts, system errors, read-only, login, no such
+#: database, wrong state.
+_UNAVAILABLE: Final = frozenset({"53", "57", "58", "25006", "25P04", "28", "3D", "55"})
 _TOO_LARGE: Final = frozenset({"22001", "54"})
+
+R = TypeVar("R")
+
+
+class _Connection(psycopg.Connection[Any]):
+    """
+    A connection that may refuse to wait for a server that says nothing.
+
+    @ivar patience: seconds.
+    """
+
+    patience = math.inf
+
+    def wait(self, gen: Generator[Any, Any, R], *args: Any, **more: Any) -> R:
+        """
+        Wait for the end of an exchange with the server.
+
+        @raise TimeoutError: the server says nothing any more.
+        """
+        try:
+            result: R = super().wait(_patient(gen, self.patience), interval=_INTERVAL)
+        except TimeoutError:
+            # Whatever it says later answers nothing that is asked.
+            self.close()
+            raise
+        return result
+
+
+def _patient(gen: Generator[Any, Any, R], patience: float) -> Generator[Any, Any, R]:
+    """
+    What C{gen} does, until it waited too long for one thing.
+    """
+    silence, ready = 0.0, None
+    try:
+        while True:
+            ready = yield gen.send(ready)
+            # Nothing is what it is told at each interval.
+            silence = 0.0 if ready else silence + _INTERVAL
+            if silence > patience:
+                raise TimeoutError(f"no answer within {patience:g} seconds")
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
 class PostgreSQLDialect:
@@ -73,7 +131,9 @@ class PostgreSQLEngine:
     begin_write = None
 
     def connect(self, autocommit: bool = False) -> Any:
-        return self._connect(_TIMEOUTS, autocommit)
+        connection = self._connect(_TIMEOUTS, autocommit)
+        connection.patience = _ANSWER_TIMEOUT
+        return connection
 
     def connect_for_schema(self) -> Any:
         return self._connect("", autocommit=True)
@@ -84,19 +144,27 @@ class PostgreSQLEngine:
         given.setdefault("connect_timeout", _CONNECT_TIMEOUT)
         # Notices a peer that vanished without a word.
         given.setdefault("tcp_user_timeout", 30_000)
-        return psycopg.connect(psycopg.conninfo.make_conninfo(**given), autocommit=autocommit)
+        return _Connection.connect(psycopg.conninfo.make_conninfo(**given), autocommit=autocommit)
 
     def ping(self, connection: Any) -> None:
+        connection.patience = _PING_TIMEOUT
         connection.execute("SELECT 1")
         if not connection.autocommit:
             connection.rollback()
+        connection.patience = _ANSWER_TIMEOUT
+
+    def interrupt(self, connection: Any) -> None:
+        # A copy of the descriptor, as closing this socket must not close libpq's.
+        with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
 
     def trouble(self, error: BaseException) -> Trouble:
         if not isinstance(error, psycopg.Error):
             return Trouble.UNAVAILABLE if isinstance(error, OSError) else Trouble.OTHER
         state = error.sqlstate
         if state is None:
-            return _without_state(error)
+            # An error of the client: what was open broke.
+            return Trouble.LOST if isinstance(error, psycopg.OperationalError) else Trouble.OTHER
         for states, trouble in (
             (_RETRY, Trouble.RETRY),
             (_LOST, Trouble.LOST),
@@ -106,13 +174,3 @@ class PostgreSQLEngine:
             if state in states or state[:2] in states:
                 return trouble
         return Trouble.OTHER
-
-
-def _without_state(error: psycopg.Error) -> Trouble:
-    """
-    The client's own errors have no SQLSTATE.
-    """
-    if isinstance(error, (psycopg.errors.ConnectionTimeout, psycopg.OperationalError)):
-        # Nothing could be opened, or what was open broke.
-        return Trouble.LOST
-    return Trouble.OTHER

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from attrs import define
@@ -14,23 +15,15 @@ from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 
+from nanomdm.errors import StorageUnavailable
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
-from nanomdm.storage.transaction import Cursor, Transaction
+from nanomdm.storage.transaction import Transaction
 
 R = TypeVar("R")
-
-#: Seconds unused after which a connection is tried before it is used.
-_PING_AFTER: Final = 5.0
 
 #: Seconds for which a database that could not be reached is not tried again, so
 #: that a queue of requests fails at once and not one timeout after the other.
 _RETRY_CONNECT: Final = 0.5
-
-
-class CommitLost(Exception):
-    """
-    The connection failed while committing: nobody knows whether it did.
-    """
 
 
 @define
@@ -52,7 +45,7 @@ class PooledConnection(adbapi.Connection):
         try:
             connection.rollback()
         except Exception:
-            self._pool.disconnect(connection)
+            self._pool.lost(connection)
 
     def commit(self) -> None:
         """
@@ -62,15 +55,22 @@ class PooledConnection(adbapi.Connection):
 
 class Pool(adbapi.ConnectionPool):
     """
+    @param reactor: for the threads.
     @param engine: opens the connections.
     @param autocommit: for reading only: statements are transactions of their own,
         which saves two round trips each time.
+    @param seconds: tells the time, in any thread.
     """
 
     connectionFactory = PooledConnection
 
     def __init__(
-        self, reactor: IReactorCore, engine: Engine, limits: PoolLimits, autocommit: bool = False
+        self,
+        reactor: IReactorCore,
+        engine: Engine,
+        limits: PoolLimits,
+        autocommit: bool = False,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         # adbapi wants to know a driver, but connections come from the engine.
         super().__init__(
@@ -79,36 +79,32 @@ class Pool(adbapi.ConnectionPool):
         self._engine = engine
         self._limits = limits
         self._autocommit = autocommit
+        self._seconds = seconds
         self._uses: dict[int, _Use] = {}
-        self._failure: tuple[float, Exception] | None = None
+        self._failure: tuple[float, str] | None = None
+        self._doubted = float("-inf")
+        self._interrupted = False
 
     def run(self, work: Callable[[Transaction], R]) -> Deferred[R]:
         """
         Run C{work} in a transaction in a pool thread, and commit.
 
-        @raise CommitLost: the commit failed in an unknown state.
+        @raise StorageUnavailable: no connection could be opened, or the commit
+            failed and nobody knows how far it came.
+        @raise Exception: of the driver; nothing was committed.
         """
-        running: Deferred[R] = self.runInteraction(self._interact, work)
+        running: Deferred[R] = self.runWithConnection(self._transact, work)
         return running
 
-    def _interact(self, transaction: adbapi.Transaction, work: Callable[[Transaction], R]) -> R:
-        begin = self._engine.begin_write
-        if begin is not None and not self._autocommit:
-            transaction.execute(begin)
-        cursor: Cursor = transaction._cursor  # type: ignore[assignment]
-        result = work(Transaction(cursor, self._engine.dialect))
-        if not self._autocommit:
-            self._commit(transaction._connection)
-        return result
-
-    def _commit(self, pooled: adbapi.Connection) -> None:
-        connection: Any = pooled._connection
-        try:
-            connection.commit()
-        except Exception as error:
-            if self._engine.trouble(error) is Trouble.LOST:
-                raise CommitLost(str(error)) from error
-            raise
+    def interrupt(self) -> None:
+        """
+        Make everything fail soon that threads do with the database.
+        """
+        self._interrupted = True
+        for connection in list(self.connections.values()):
+            # One of them may be closed at this moment.
+            with suppress(Exception):
+                self._engine.interrupt(connection)
 
     def connect(self) -> Any:
         """
@@ -116,7 +112,7 @@ class Pool(adbapi.ConnectionPool):
         """
         thread = self.threadID()
         connection = self.connections.get(thread)
-        now = time.monotonic()
+        now = self._seconds()
         if connection is not None and not self._usable(connection, self._uses[thread], now):
             self.disconnect(connection)
             connection = None
@@ -124,7 +120,37 @@ class Pool(adbapi.ConnectionPool):
             connection = self.connections[thread] = self._open(now)
             self._uses[thread] = _Use(now, now)
         self._uses[thread].used = now
+        if self._interrupted:
+            raise StorageUnavailable("database: interrupted")
         return connection
+
+    def lost(self, connection: Any) -> None:
+        """
+        Throw away the calling thread's connection, which broke.
+        """
+        # What broke it may have broken the others, too.
+        self._doubted = self._seconds()
+        self.disconnect(connection)
+
+    def _transact(self, pooled: adbapi.Connection, work: Callable[[Transaction], R]) -> R:
+        connection: Any = pooled._connection
+        cursor = connection.cursor()
+        if not self._autocommit and self._engine.begin_write is not None:
+            cursor.execute(self._engine.begin_write)
+        result = work(Transaction(cursor, self._engine.dialect))
+        cursor.close()
+        if not self._autocommit:
+            self._commit(connection)
+        return result
+
+    def _commit(self, connection: Any) -> None:
+        try:
+            connection.commit()
+        except Exception as error:
+            # These tell that it was undone.  After others it may have happened.
+            if self._engine.trouble(error) is Trouble.RETRY:
+                raise
+            raise StorageUnavailable(f"database: while committing: {error}") from error
 
     def _usable(self, connection: Any, use: _Use, now: float) -> bool:
         limits = self._limits
@@ -133,7 +159,7 @@ class Pool(adbapi.ConnectionPool):
         idle = now - use.used
         if limits.max_idle_time is not None and idle > limits.max_idle_time:
             return False
-        if idle > _PING_AFTER:
+        if idle > limits.ping_after or use.used <= self._doubted:
             try:
                 self._engine.ping(connection)
             except Exception:
@@ -141,19 +167,20 @@ class Pool(adbapi.ConnectionPool):
         return True
 
     def _open(self, now: float) -> Any:
-        if self._failure is not None and now - self._failure[0] < _RETRY_CONNECT:
-            raise self._failure[1].with_traceback(None)
+        failure = self._failure
+        if failure is not None and now - failure[0] < _RETRY_CONNECT:
+            raise StorageUnavailable(failure[1])
         try:
             connection = self._engine.connect(self._autocommit)
         except Exception as error:
-            self._failure = (time.monotonic(), error)
-            raise
+            # Some drivers write several lines.
+            reason = f"database: {' '.join(str(error).split())}"
+            self._failure = (self._seconds(), reason)
+            raise StorageUnavailable(reason) from error
         self._failure = None
         return connection
 
     def _close(self, connection: Any) -> None:
-        try:
+        # It may be dead already.
+        with suppress(Exception):
             connection.close()
-        except Exception:
-            # It was dead already.
-            return

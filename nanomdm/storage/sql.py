@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nanomdm.interfaces import AssociationFacts, IStorage, ReportOutcome
+from nanomdm.interfaces import AssociationFacts, IStorage, QueueSummary, ReportOutcome
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
-from nanomdm.storage import associations, commands, enrollments, tokens
+from nanomdm.storage import associations, commands, enrollments, inspection, tokens
 from nanomdm.storage.database import Database
 from nanomdm.storage.engine import PoolLimits
 from nanomdm.storage.sqlite import SQLiteEngine
@@ -140,6 +140,14 @@ class SQLStorage:
         pair = associations.Pair(device_id, sha256)
         call = associations.AssociateCall(pair, first_only, grace, twin)
         return self._write(associations.associate, call)
+
+    # inspection
+
+    def queue_summary(self) -> Deferred[QueueSummary]:
+        """
+        @return: what a replica, if there is one, knows of the queue.
+        """
+        return inspection.queue_summary(self._replica or self._database)
 
     # last seen
 

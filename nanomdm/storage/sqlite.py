@@ -23,6 +23,17 @@ from nanomdm.storage.transaction import Cursor
 #: Seconds to wait for another process that has locked the file.
 _BUSY_TIMEOUT: Final = 5
 
+# Primary result codes ("Result and Error Codes" of SQLite).
+_RETRY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_UNAVAILABLE: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY),
+        *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL),
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
+
 
 class SQLiteDialect:
     """
@@ -90,12 +101,17 @@ class SQLiteEngine:
         A file does not go away.
         """
 
+    def interrupt(self, connection: Any) -> None:
+        connection.interrupt()
+
     def trouble(self, error: BaseException) -> Trouble:
         if isinstance(error, (sqlite3.DataError, OverflowError)):
             return Trouble.TOO_LARGE
-        if isinstance(error, sqlite3.OperationalError):
-            return Trouble.UNAVAILABLE
-        return Trouble.OTHER
+        # The other bits tell more than is needed here.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _RETRY:
+            return Trouble.RETRY
+        return Trouble.UNAVAILABLE if code in _UNAVAILABLE else Trouble.OTHER
 
 
 def prepare(path: Path) -> None:
