@@ -69,6 +69,11 @@ class MySQLDialect:
     L{nanomdm.storage.transaction.Dialect} of MySQL and MariaDB.
     """
 
+    # The newest row stays away from what other servers are inserting.
+    forget_numbers: Sequence[str] = (
+        "SET @nanomdm_newest = (SELECT MAX(value) FROM nanomdm_sequence)",
+        "DELETE FROM nanomdm_sequence WHERE value < @nanomdm_newest - 10000 LIMIT 100000",
+    )
     for_update = "FOR UPDATE"
 
     @staticmethod

@@ -88,6 +88,7 @@ class PostgreSQLDialect:
     L{nanomdm.storage.transaction.Dialect} of PostgreSQL.
     """
 
+    forget_numbers: Sequence[str] = ()
     for_update = "FOR UPDATE"
 
     @staticmethod

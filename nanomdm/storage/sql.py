@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -78,14 +78,15 @@ class SQLStorage:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._upkeep is not None:
-            await self._upkeep.stop()
         if self._seen_writer.running:
             self._seen_writer.stop()
-        await self._flush_seen()
-        await self._database.close()
-        if self._replica is not None:
-            await self._replica.close()
+        last = [Deferred.fromCoroutine(self._flush_seen())]
+        if self._upkeep is not None:
+            last.append(self._upkeep.stop())
+        # Closing waits for what these have under way, up to its deadline.
+        databases = [self._database, *([self._replica] if self._replica else [])]
+        await gatherResults([Deferred.fromCoroutine(one.close()) for one in databases])
+        await gatherResults(last)
 
     # enrollments
 

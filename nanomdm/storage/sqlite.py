@@ -40,6 +40,7 @@ class SQLiteDialect:
     L{nanomdm.storage.transaction.Dialect} of SQLite.
     """
 
+    forget_numbers: Sequence[str] = ()
     for_update = ""
 
     def statement(self, sql: str) -> str:

@@ -89,6 +89,13 @@ class Dialect(Protocol):
         """
         ...
 
+    @property
+    def forget_numbers(self) -> Sequence[str]:
+        """
+        Statements that delete what L{next_number} left behind.
+        """
+        ...
+
 
 class Transaction:
     """

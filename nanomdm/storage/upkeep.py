@@ -130,6 +130,15 @@ def _delete_unnamed(transaction: Transaction, uuids: Sequence[str]) -> None:
         transaction.execute(_DELETE_COMMANDS.format(values=marks(len(chunk))), chunk)
 
 
+def forget_numbers(transaction: Transaction, calls: Sequence[None]) -> list[None]:
+    """
+    Delete what the source of numbers leaves behind, where it is a table.
+    """
+    for statement in transaction.dialect.forget_numbers:
+        transaction.execute(statement)
+    return [None] * len(calls)
+
+
 class Upkeep:
     """
     Passes over the queue from time to time.  A pass that failed is continued by
@@ -211,6 +220,7 @@ class Upkeep:
             self._uuid = await self._database.write_alone(tidy_commands, self._uuid)
             await self._pause()
         self._key, self._uuid = _START, ""
+        await self._database.write_alone(forget_numbers, None)
         summary = await queue_summary(self._inspected)
         self._log.info(
             "queue",

@@ -25,7 +25,7 @@ from nanomdm.storage.inspection import summarize
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.transaction import Transaction
-from nanomdm.storage.upkeep import Upkeep, tidy_commands, tidy_queue
+from nanomdm.storage.upkeep import Upkeep, forget_numbers, tidy_commands, tidy_queue
 from tests import samples
 from tests.servers import shared, unavailable
 from tests.storage.tables import query
@@ -228,11 +228,33 @@ class UpkeepTests:
         self.assertEqual(
             calls[3:],
             [(tidy_queue, start) for start in (("D1", "C5"), ("D2", "C2"), ("D2", "C5"))]
-            + [(tidy_commands, after) for after in ("", "C2", "C5")],
+            + [(tidy_commands, after) for after in ("", "C2", "C5")]
+            + [(forget_numbers, None)],
         )
         self.assertEqual(await self.uuids("commands"), uuids[:-1])
         await self.tidy()
-        self.assertEqual(calls[9], (tidy_queue, ("", "")))
+        self.assertEqual(calls[10], (tidy_queue, ("", "")))
+
+    async def test_numbers_are_forgotten(self) -> None:
+        """
+        Where numbers come from a table, a pass removes what is long used; the next
+        number is higher all the same.
+        """
+        await self.use()
+        if self.kind == "pgsql":
+            return
+        newest = "SELECT MAX(value) FROM nanomdm_sequence"
+        await self.enqueue("C1", ids=("D1",))
+        [(before,)] = await self.query(newest)
+        await self.query(f"INSERT INTO nanomdm_sequence (value) VALUES ({before + 20_000})")
+        await self.storage._upkeep.tidy()
+        [(count,)] = await self.query("SELECT count(*) FROM nanomdm_sequence WHERE value < 10000")
+        self.assertEqual(count, 0 if self.kind == "mysql" else 1)
+        await self.enqueue("C2", ids=("D1",))
+        [(seq,)] = await self.query(
+            "SELECT nanomdm_seq FROM enrollment_queue WHERE command_uuid = 'C2'"
+        )
+        self.assertGreater(seq, before + 20_000)
 
     async def test_summary(self) -> None:
         """
@@ -255,6 +277,8 @@ class SQLiteTests(UpkeepTests, TestCase):
     """
     A database file.
     """
+
+    kind = "sqlite"
 
     def open(self, **options: Any) -> SQLStorage:
         settings = StorageSettings(dsn=Path(self.mktemp()), options=StorageOptions(**options))
@@ -392,6 +416,8 @@ class FakeDatabase:
 
     def write_alone(self, operation: Any, argument: Any) -> Deferred[Any]:
         self.calls.append(operation)
+        if operation is forget_numbers:
+            return succeed(None)
         self.running = Deferred()
         return self.running
 
@@ -428,7 +454,7 @@ class ScheduleTests(SynchronousTestCase):
         self.upkeep.start()
         self.clock.advance(14.9)
         self.assertEqual(self.database.calls, [])
-        one = [tidy_queue, tidy_commands, summarize]
+        one = [tidy_queue, tidy_commands, forget_numbers, summarize]
         self.clock.advance(0.2)
         self.finish()
         self.finish()
@@ -461,7 +487,7 @@ class ScheduleTests(SynchronousTestCase):
         self.upkeep = Upkeep(self.database, self.clock, inspected=replica)
         self.upkeep.tidy()
         self.finish()
-        self.assertEqual(self.database.calls, [tidy_queue])
+        self.assertEqual(self.database.calls, [tidy_queue, forget_numbers])
         self.assertEqual(replica.calls, [summarize])
 
     def test_stop_before_it_began(self) -> None:
