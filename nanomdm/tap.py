@@ -5,6 +5,8 @@ Where everything is put together: from settings to a running daemon.
 from __future__ import annotations
 
 import gc
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,9 +52,30 @@ def makeService(options: Options) -> IService:
 
     reactor.callWhenRunning(_settle)
     try:
-        return build(options.settings, reactor)
+        daemon = build(options.settings, reactor)
+        hand_over(options.settings, options.parent or {})
+        return daemon
     except ConfigError as error:
         refuse(error)
+
+
+def hand_over(settings: Settings, twistd: Mapping[str, Any]) -> None:
+    """
+    Give database files to the user that the process is about to become: they were
+    opened before twistd goes from root to C{--uid} and C{--gid}.
+
+    @param twistd: twistd's own options.
+    @raise ConfigError: that is not possible.
+    """
+    ids = [-1 if twistd.get(name) is None else twistd[name] for name in ("uid", "gid")]
+    if ids == [-1, -1]:
+        return
+    for storage in settings.storages:
+        if isinstance(storage.dsn, Path):
+            try:
+                os.chown(storage.dsn, *ids)
+            except OSError as error:
+                raise ConfigError(f"--uid: {storage.dsn}: {error.strerror}") from None
 
 
 def _settle() -> None:

@@ -16,7 +16,7 @@ from attrs import frozen
 from nanomdm.errors import CommandConflict
 from nanomdm.interfaces import ReportOutcome
 from nanomdm.mdm.command import NOT_NOW, Command, CommandReport
-from nanomdm.storage.transaction import Transaction, chunks, flatten, marks
+from nanomdm.storage.transaction import Transaction, chunks, flatten, marks, padded
 
 #: The next command of each enrollment in a list, as one indexed look for each.
 #: Ordering by what is constant, too, shows MySQL that the index has this order.
@@ -121,15 +121,17 @@ def _revive(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
     Where a command was cleared without an answer, it is wanted again.
     """
     for chunk in chunks(ids):
-        transaction.execute(_REVIVE.format(values=marks(len(chunk))), (uuid, *chunk))
+        values = padded(chunk)
+        transaction.execute(_REVIVE.format(values=marks(len(values))), (uuid, *values))
 
 
 def _queue(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
     number = transaction.next_number()
     there_already = transaction.dialect.on_conflict(("id", "command_uuid"), ())
     for chunk in chunks(ids):
-        statement = _ENQUEUE.format(values=marks(len(chunk))) + there_already
-        transaction.execute(statement, (uuid, number, *chunk))
+        values = padded(chunk)
+        statement = _ENQUEUE.format(values=marks(len(values))) + there_already
+        transaction.execute(statement, (uuid, number, *values))
 
 
 def next_command(transaction: Transaction, ids: Sequence[str]) -> list[bytes | None]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from attrs import define
 
-from nanomdm.storage.transaction import Dialect
+from nanomdm.storage.dialect import Dialect
 
 
 class Trouble(Enum):

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from nanomdm.errors import NotEnrolled
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.enrollment import Enrollment
-from nanomdm.storage.transaction import Transaction, chunks, marks
+from nanomdm.storage.transaction import Transaction, chunks, marks, padded
 
 _FORGET_TOKENS: Final = """
     UPDATE devices
@@ -180,7 +180,8 @@ def seen(transaction: Transaction, groups: Sequence[Sequence[str]]) -> list[None
     """
     for ids in groups:
         for chunk in chunks(ids):
-            transaction.execute(_SEEN.format(values=marks(len(chunk))), chunk)
+            values = padded(chunk)
+            transaction.execute(_SEEN.format(values=marks(len(values))), values)
     return [None] * len(groups)
 
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, Final
 
 import pymysql
 from attrs import field, frozen
 
+from nanomdm.storage.dialect import Cursor, format_style
 from nanomdm.storage.engine import Trouble
-from nanomdm.storage.transaction import Cursor
 
 #: Seconds to connect, without an answer to a statement, and to a ping.
 _CONNECT_TIMEOUT: Final = 5
@@ -66,7 +65,7 @@ class _Connection(pymysql.connections.Connection):
 
 class MySQLDialect:
     """
-    L{nanomdm.storage.transaction.Dialect} of MySQL and MariaDB.
+    L{nanomdm.storage.dialect.Dialect} of MySQL and MariaDB.
     """
 
     # The newest row stays away from what other servers are inserting.
@@ -76,10 +75,8 @@ class MySQLDialect:
     )
     for_update = "FOR UPDATE"
 
-    @staticmethod
-    @cache
-    def statement(sql: str) -> str:
-        return sql.replace("?", "%s")
+    def statement(self, sql: str) -> str:
+        return format_style(sql)
 
     def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
         nothing = [f"{keys[0]} = VALUES({keys[0]})"]

@@ -7,15 +7,14 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Generator, Sequence
-from functools import cache
+from collections.abc import Generator
 from typing import Any, Final, TypeVar
 
 import psycopg
 from attrs import field, frozen
 
+from nanomdm.storage.dialect import Cursor, OnConflictDialect, format_style
 from nanomdm.storage.engine import Trouble
-from nanomdm.storage.transaction import Cursor
 
 #: Seconds to connect.
 _CONNECT_TIMEOUT: Final = 5
@@ -83,34 +82,18 @@ def _patient(gen: Generator[Any, Any, R], patience: float) -> Generator[Any, Any
         return result
 
 
-class PostgreSQLDialect:
+class PostgreSQLDialect(OnConflictDialect):
     """
-    L{nanomdm.storage.transaction.Dialect} of PostgreSQL.
+    L{nanomdm.storage.dialect.Dialect} of PostgreSQL.
     """
 
-    forget_numbers: Sequence[str] = ()
     for_update = "FOR UPDATE"
 
-    @staticmethod
-    @cache
-    def statement(sql: str) -> str:
-        return sql.replace("?", "%s")
-
-    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
-        action = f"UPDATE SET {', '.join(assignments)}" if assignments else "NOTHING"
-        return f"ON CONFLICT ({', '.join(keys)}) DO {action}"
-
-    def inserted(self, column: str) -> str:
-        return f"excluded.{column}"
+    def statement(self, sql: str) -> str:
+        return format_style(sql)
 
     def age(self, column: str) -> str:
         return f"EXTRACT(EPOCH FROM (LOCALTIMESTAMP - {column}))"
-
-    def pairs(self, columns: tuple[str, str], count: int) -> str:
-        return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"
-
-    def use_index(self, name: str) -> str:
-        return ""
 
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("SELECT nextval('nanomdm_sequence')")

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import frozen
 
 from nanomdm.errors import ConfigError
+from nanomdm.storage.dialect import Cursor, OnConflictDialect
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.schema import migrate
-from nanomdm.storage.transaction import Cursor
 
 #: Seconds to wait for another process that has locked the file.
 _BUSY_TIMEOUT: Final = 5
@@ -35,32 +34,18 @@ _UNAVAILABLE: Final = frozenset(
 )
 
 
-class SQLiteDialect:
+class SQLiteDialect(OnConflictDialect):
     """
-    L{nanomdm.storage.transaction.Dialect} of SQLite.
+    L{nanomdm.storage.dialect.Dialect} of SQLite.
     """
 
-    forget_numbers: Sequence[str] = ()
     for_update = ""
 
     def statement(self, sql: str) -> str:
         return sql
 
-    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
-        action = f"UPDATE SET {', '.join(assignments)}" if assignments else "NOTHING"
-        return f"ON CONFLICT ({', '.join(keys)}) DO {action}"
-
-    def inserted(self, column: str) -> str:
-        return f"excluded.{column}"
-
     def age(self, column: str) -> str:
         return f"(julianday('now') - julianday({column})) * 86400.0"
-
-    def pairs(self, columns: tuple[str, str], count: int) -> str:
-        return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"
-
-    def use_index(self, name: str) -> str:
-        return ""
 
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("INSERT INTO nanomdm_sequence DEFAULT VALUES")
@@ -125,6 +110,8 @@ def prepare(path: Path) -> None:
 
     @raise ConfigError: the file can not be opened, or is no database of ours.
     """
+    if not path.parent.is_dir():
+        raise ConfigError(f"--storage-dsn: {path}: the directory {path.parent} does not exist")
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = _connect(path)

@@ -5,96 +5,14 @@ Statements in a transaction, in words that every engine understands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
+
+from nanomdm.storage.dialect import Cursor, Dialect
 
 T = TypeVar("T")
 
 #: Values in one statement: far below every engine's limit on placeholders.
 _CHUNK: Final = 2048
-
-
-class Cursor(Protocol):
-    """
-    The part of a DB-API cursor that is used here.
-    """
-
-    rowcount: int
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Any: ...
-
-    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any: ...
-
-    def fetchone(self) -> Any: ...
-
-    def fetchall(self) -> Any: ...
-
-
-class Dialect(Protocol):
-    """
-    Where the engines' SQL differs.  Everything else stands once, in the modules
-    of its concerns.
-    """
-
-    @property
-    def for_update(self) -> str:
-        """
-        The end of a C{SELECT} that locks its rows; nothing where a writer has
-        the whole database.
-        """
-        ...
-
-    def statement(self, sql: str) -> str:
-        """
-        @return: C{sql} with the driver's placeholders for C{?}.
-        """
-        ...
-
-    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
-        """
-        @param keys: the columns of the unique key.
-        @param assignments: what to do with the row that is there; nothing when
-            empty.
-        @return: the end of an C{INSERT}.
-        """
-        ...
-
-    def inserted(self, column: str) -> str:
-        """
-        @return: the value that the C{INSERT} meant for C{column}.
-        """
-        ...
-
-    def age(self, column: str) -> str:
-        """
-        @return: seconds since the time in C{column}.
-        """
-        ...
-
-    def pairs(self, columns: tuple[str, str], count: int) -> str:
-        """
-        @return: a condition: the two columns are one of C{count} pairs.
-        """
-        ...
-
-    def use_index(self, name: str) -> str:
-        """
-        @return: behind a table's name: look there with this index, where the
-            engine would not choose it by itself.
-        """
-        ...
-
-    def next_number(self, cursor: Cursor) -> int:
-        """
-        @return: a number that is higher than all before it.
-        """
-        ...
-
-    @property
-    def forget_numbers(self) -> Sequence[str]:
-        """
-        Statements that delete what L{next_number} left behind.
-        """
-        ...
 
 
 class Transaction:
@@ -146,9 +64,8 @@ class Transaction:
             other parameters.
         """
         for chunk in chunks(values):
-            padded = _pad(chunk)
-            statement = sql.format(values=marks(len(padded)))
-            yield from self.rows(statement, (*parameters, *padded))
+            values = padded(chunk)
+            yield from self.rows(sql.format(values=marks(len(values))), (*parameters, *values))
 
     def upsert(
         self,
@@ -219,10 +136,11 @@ def flatten(pairs: Iterable[Sequence[T]]) -> list[T]:
     return [part for pair in pairs for part in pair]
 
 
-def _pad(values: Sequence[T]) -> Sequence[T]:
+def padded(values: Sequence[T]) -> Sequence[T]:
     """
-    Repeat the last value up to a power of two, so that a few statements, which
-    engines and drivers keep prepared, serve lists of all lengths.
+    @return: C{values}, the last one repeated up to a power of two: so a few
+        statements, which engines and drivers keep prepared, serve lists of all
+        lengths.
     """
     size = 1 << (len(values) - 1).bit_length()
     return [*values, *[values[-1]] * (size - len(values))]

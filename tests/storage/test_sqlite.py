@@ -200,7 +200,8 @@ class PrepareTests(SynchronousTestCase):
         self.assertRefused(path, "file is not a database")
 
     def test_noFolder(self) -> None:
-        self.assertRefused(Path(self.mktemp()) / "sub" / "db", "No such file or directory")
+        folder = Path(self.mktemp()) / "sub"
+        self.assertRefused(folder / "db", f"the directory {folder} does not exist")
 
     def test_failedUpgradeChangesNothing(self) -> None:
         path = Path(self.mktemp())

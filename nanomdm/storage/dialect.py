@@ -1,0 +1,122 @@
+"""
+Where the engines' SQL differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+
+class Cursor(Protocol):
+    """
+    The part of a DB-API cursor that is used here.
+    """
+
+    rowcount: int
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Any: ...
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> Any: ...
+
+
+class Dialect(Protocol):
+    """
+    Where the engines' SQL differs.  Everything else stands once, in the modules
+    of its concerns.
+    """
+
+    @property
+    def for_update(self) -> str:
+        """
+        The end of a C{SELECT} that locks its rows; nothing where a writer has
+        the whole database.
+        """
+        ...
+
+    def statement(self, sql: str) -> str:
+        """
+        @return: C{sql} with the driver's placeholders for C{?}.
+        """
+        ...
+
+    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
+        """
+        @param keys: the columns of the unique key.
+        @param assignments: what to do with the row that is there; nothing when
+            empty.
+        @return: the end of an C{INSERT}.
+        """
+        ...
+
+    def inserted(self, column: str) -> str:
+        """
+        @return: the value that the C{INSERT} meant for C{column}.
+        """
+        ...
+
+    def age(self, column: str) -> str:
+        """
+        @return: seconds since the time in C{column}.
+        """
+        ...
+
+    def pairs(self, columns: tuple[str, str], count: int) -> str:
+        """
+        @return: a condition: the two columns are one of C{count} pairs.
+        """
+        ...
+
+    def use_index(self, name: str) -> str:
+        """
+        @return: behind a table's name: look there with this index, where the
+            engine would not choose it by itself.
+        """
+        ...
+
+    def next_number(self, cursor: Cursor) -> int:
+        """
+        @return: a number that is higher than all before it.
+        """
+        ...
+
+    @property
+    def forget_numbers(self) -> Sequence[str]:
+        """
+        Statements that delete what L{next_number} left behind.
+        """
+        ...
+
+
+class OnConflictDialect:
+    """
+    What SQLite and PostgreSQL have in common.
+    """
+
+    forget_numbers: Sequence[str] = ()
+
+    def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
+        action = f"UPDATE SET {', '.join(assignments)}" if assignments else "NOTHING"
+        return f"ON CONFLICT ({', '.join(keys)}) DO {action}"
+
+    def inserted(self, column: str) -> str:
+        return f"excluded.{column}"
+
+    def pairs(self, columns: tuple[str, str], count: int) -> str:
+        return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"
+
+    def use_index(self, name: str) -> str:
+        return ""
+
+
+@lru_cache(maxsize=1024)
+def format_style(sql: str) -> str:
+    """
+    @return: C{sql} for drivers whose placeholder is C{%s}.
+    """
+    return sql.replace("?", "%s")
