@@ -316,7 +316,7 @@ class FileTests(CopyCase, SynchronousTestCase):
             "--to-dsn: names the source itself", *sqlite, "--from-dsn", good, "--to-dsn", good
         )
         self.assertRefused(
-            "No such file", *sqlite, "--from-dsn", good, "--to-dsn", f"{missing}/sub/db"
+            "does not exist", *sqlite, "--from-dsn", good, "--to-dsn", f"{missing}/sub/db"
         )
 
     def test_password_stays_secret(self) -> None:
