@@ -29,6 +29,7 @@ class AssociationFacts:
     @ivar taken_by: another id that has the certificate.
     @ivar id_has_other: the id has another certificate.
     @ivar variant_of: an id that has this same certificate with another hash.
+    @ivar spelled: another id that the database can not tell from this one.
     @ivar inserted: the pair was added by this call.
     """
 
@@ -37,6 +38,7 @@ class AssociationFacts:
     taken_by: str | None = None
     id_has_other: bool = False
     variant_of: str | None = None
+    spelled: str | None = None
     inserted: bool = False
 
 

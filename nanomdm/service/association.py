@@ -101,6 +101,8 @@ class CertificateAssociation:
             return None
         if facts.taken_by is not None:
             return f"it is associated with {facts.taken_by}"
+        if facts.spelled is not None:
+            return f"the database has this id as {facts.spelled}"
         if facts.variant_of is not None:
             return f"it is a variation of the certificate of {facts.variant_of}"
         if identity.expired:

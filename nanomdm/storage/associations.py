@@ -12,6 +12,7 @@ decided by the key of nanomdm_cert_owners.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,7 +27,9 @@ _OF_CERTIFICATES: Final = _ROWS + " WHERE sha256 IN ({{values}})"
 _OWNER: Final = "SELECT id FROM nanomdm_cert_owners WHERE sha256 = ?"
 _TAKE_OVER: Final = "UPDATE nanomdm_cert_owners SET id = ? WHERE sha256 = ? AND id = ?"
 _EXISTS: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 = ?"
-_ADD: Final = "INSERT INTO cert_auth_associations (id, sha256, nanomdm_seq) VALUES (?, ?, ?)"
+_SPELLINGS: Final = """
+    SELECT id FROM devices WHERE id = ? UNION SELECT id FROM cert_auth_associations WHERE id = ?
+"""
 _MAKE_NEWEST: Final = """
     UPDATE cert_auth_associations SET nanomdm_seq = ? WHERE id = ? AND sha256 = ?
 """
@@ -106,6 +109,8 @@ def associate(transaction: Transaction, calls: Sequence[AssociateCall]) -> list[
 
 def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFacts:
     pair = call.pair
+    if call.first_only:
+        _lock_id(transaction, pair.device_id)
     [found] = facts(transaction, [pair])
     if found.associated:
         superseded_for = found.superseded_for
@@ -115,6 +120,9 @@ def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFact
         return found
     if found.taken_by is not None or (call.first_only and found.id_has_other):
         return found
+    spelled = _other_spelling(transaction, pair.device_id)
+    if spelled is not None:
+        return evolve(found, spelled=spelled)
     owner = _claim(transaction, call)
     if owner != pair.device_id:
         return evolve(found, taken_by=owner)
@@ -122,8 +130,34 @@ def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFact
     variant_of = _holder_of_twin(transaction, call)
     if variant_of is not None:
         return evolve(found, variant_of=variant_of)
-    transaction.execute(_ADD, (pair.device_id, pair.sha256, transaction.next_number()))
+    # Another server may just have been shown the same.
+    transaction.insert_missing(
+        "cert_auth_associations",
+        ("id", "sha256"),
+        ("nanomdm_seq",),
+        [(pair.device_id, pair.sha256, transaction.next_number())],
+    )
     return evolve(found, inserted=True)
+
+
+def _lock_id(transaction: Transaction, device_id: str) -> None:
+    """
+    Let one server at a time look whether an id has a certificate.  The id may be in
+    no table yet, so a claim on its hash serves as the lock.
+    """
+    key = hashlib.sha256(f"id {device_id}".encode()).hexdigest()
+    transaction.insert_missing(
+        "nanomdm_cert_owners", ("sha256",), ("id",), [(key, device_id)], lock=True
+    )
+
+
+def _other_spelling(transaction: Transaction, device_id: str) -> str | None:
+    """
+    @return: another id that the database takes for this one: taken-over MySQL
+        databases compare without regard to case.
+    """
+    rows = transaction.rows(_SPELLINGS, (device_id, device_id))
+    return next((id for (id,) in rows if id != device_id), None)
 
 
 def _holder_of_twin(transaction: Transaction, call: AssociateCall) -> str | None:

@@ -37,12 +37,30 @@ _NEXT: Final = """
 NEXT_COMMANDS: Final = _NEXT.format(offered="r.status IS NULL OR r.status = 'NotNow'")
 _NEXT_UNTRIED: Final = _NEXT.format(offered="r.status IS NULL")
 
-_QUEUED: Final = "SELECT id, command_uuid FROM enrollment_queue WHERE {pairs}"
+# Keys as the parents spell them: a queue row may differ in case, where a taken-over
+# MySQL database compares without regard to it.
+_QUEUED: Final = """
+    SELECT e.id, c.command_uuid
+      FROM enrollment_queue AS q
+      JOIN enrollments AS e ON e.id = q.id
+      JOIN commands AS c ON c.command_uuid = q.command_uuid
+     WHERE {pairs}
+"""
 _FINISHED: Final = """
     UPDATE enrollment_queue SET active = FALSE
      WHERE id = ? AND command_uuid = ? AND active = TRUE
 """
-_DELETE: Final = "DELETE FROM {table} WHERE id = ? AND command_uuid = ?"
+_DELETE_QUEUED: Final = """
+    DELETE FROM enrollment_queue
+     WHERE id = ? AND command_uuid = ?
+       AND EXISTS (SELECT 1 FROM command_results AS r
+                    WHERE r.id = enrollment_queue.id
+                      AND r.command_uuid = enrollment_queue.command_uuid
+                      AND r.status <> 'NotNow')
+"""
+_DELETE_RESULT: Final = """
+    DELETE FROM command_results WHERE id = ? AND command_uuid = ? AND status <> 'NotNow'
+"""
 _NOT_NOW: Final = """
     UPDATE command_results SET result = ?, not_now_tally = not_now_tally + 1
      WHERE id = ? AND command_uuid = ? AND status = 'NotNow'
@@ -180,12 +198,13 @@ def store_and_delete(
 
 def delete_answered(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> None:
     """
-    Delete answered commands of enrollments, with their results.
+    Delete answered commands of enrollments, with their results; what is not
+    answered, or not any more, stays.
 
     @param keys: enrollment ids with command UUIDs.
     """
-    for table in ("command_results", "enrollment_queue"):
-        transaction.execute_many(_DELETE.format(table=table), keys)
+    transaction.execute_many(_DELETE_QUEUED, keys)
+    transaction.execute_many(_DELETE_RESULT, keys)
 
 
 def _one_each(reports: Sequence[CommandReport]) -> Iterator[list[CommandReport]]:
@@ -228,7 +247,7 @@ def _known(transaction: Transaction, reports: Sequence[CommandReport]) -> set[tu
     """
     found: set[tuple[str, str]] = set()
     for chunk in chunks([_key(report) for report in reports]):
-        pairs = transaction.dialect.pairs(("id", "command_uuid"), len(chunk))
+        pairs = transaction.dialect.pairs(("q.id", "q.command_uuid"), len(chunk))
         rows = transaction.rows(_QUEUED.format(pairs=pairs), flatten(chunk))
         found.update((enrollment_id, uuid) for enrollment_id, uuid in rows)
     return found

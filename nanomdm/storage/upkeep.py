@@ -43,7 +43,14 @@ _ROWS: Final = """
       LEFT JOIN command_results AS r ON r.id = k.id AND r.command_uuid = k.command_uuid
      ORDER BY k.id, k.command_uuid
 """
-_RETIRE: Final = "UPDATE enrollment_queue SET active = FALSE WHERE id = ? AND command_uuid = ?"
+_RETIRE: Final = """
+    UPDATE enrollment_queue SET active = FALSE
+     WHERE id = ? AND command_uuid = ?
+       AND EXISTS (SELECT 1 FROM command_results AS r
+                    WHERE r.id = enrollment_queue.id
+                      AND r.command_uuid = enrollment_queue.command_uuid
+                      AND r.status <> 'NotNow')
+"""
 _COMMANDS: Final = """
     SELECT c.command_uuid,
            EXISTS (SELECT 1 FROM enrollment_queue AS q WHERE q.command_uuid = c.command_uuid)
