@@ -16,7 +16,7 @@ from attrs import frozen
 from nanomdm.errors import CommandConflict
 from nanomdm.interfaces import ReportOutcome
 from nanomdm.mdm.command import NOT_NOW, Command, CommandReport
-from nanomdm.storage.transaction import Transaction, chunks, flatten, marks, padded
+from nanomdm.storage.transaction import Transaction, chunks, flatten
 
 #: The next command of each enrollment in a list, as one indexed look for each.
 #: Ordering by what is constant, too, shows MySQL that the index has this order.
@@ -50,13 +50,15 @@ _FINISHED: Final = """
     UPDATE enrollment_queue SET active = FALSE
      WHERE id = ? AND command_uuid = ? AND active = TRUE
 """
-_DELETE_QUEUED: Final = """
-    DELETE FROM enrollment_queue
-     WHERE id = ? AND command_uuid = ?
-       AND EXISTS (SELECT 1 FROM command_results AS r
-                    WHERE r.id = enrollment_queue.id
-                      AND r.command_uuid = enrollment_queue.command_uuid
-                      AND r.status <> 'NotNow')
+#: Of a row of the queue: it has a final answer.
+ANSWERED: Final = """
+    EXISTS (SELECT 1 FROM command_results AS r
+             WHERE r.id = enrollment_queue.id
+               AND r.command_uuid = enrollment_queue.command_uuid
+               AND r.status <> 'NotNow')
+"""
+_DELETE_QUEUED: Final = f"""
+    DELETE FROM enrollment_queue WHERE id = ? AND command_uuid = ? AND {ANSWERED}
 """
 _DELETE_RESULT: Final = """
     DELETE FROM command_results WHERE id = ? AND command_uuid = ? AND status <> 'NotNow'
@@ -67,17 +69,14 @@ _NOT_NOW: Final = """
 """
 _COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
 _ENABLED: Final = "SELECT id, enabled FROM enrollments WHERE id IN ({values})"
-_REVIVE: Final = """
+_REVIVE: Final = f"""
     UPDATE enrollment_queue SET active = TRUE
-     WHERE command_uuid = ? AND active = FALSE AND id IN ({values})
-       AND NOT EXISTS (SELECT 1 FROM command_results AS r
-                        WHERE r.id = enrollment_queue.id
-                          AND r.command_uuid = enrollment_queue.command_uuid
-                          AND r.status <> 'NotNow')
+     WHERE command_uuid = ? AND active = FALSE AND NOT {ANSWERED} AND id IN ({{values}})
 """
 _ENQUEUE: Final = """
     INSERT INTO enrollment_queue (id, command_uuid, nanomdm_seq)
-    SELECT e.id, ?, ? FROM enrollments AS e WHERE e.id IN ({values}) AND e.enabled = TRUE
+    SELECT e.id, ?, ? FROM enrollments AS e
+     WHERE e.enabled = TRUE AND e.id IN ({{values}}) {there_already}
 """
 
 
@@ -118,7 +117,8 @@ def _enqueue(transaction: Transaction, call: EnqueueCall) -> dict[str, str] | Co
         return CommandConflict(f"command {command.uuid} exists already with other content")
     if accepted:
         if before is not None:
-            _revive(transaction, command.uuid, accepted)
+            # Where it was cleared without an answer, it is wanted again.
+            transaction.execute_in(_REVIVE, accepted, command.uuid)
         _queue(transaction, command.uuid, accepted)
     return refused
 
@@ -134,22 +134,10 @@ def _refused(transaction: Transaction, ids: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _revive(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
-    """
-    Where a command was cleared without an answer, it is wanted again.
-    """
-    for chunk in chunks(ids):
-        values = padded(chunk)
-        transaction.execute(_REVIVE.format(values=marks(len(values))), (uuid, *values))
-
-
 def _queue(transaction: Transaction, uuid: str, ids: Sequence[str]) -> None:
-    number = transaction.next_number()
     there_already = transaction.dialect.on_conflict(("id", "command_uuid"), ())
-    for chunk in chunks(ids):
-        values = padded(chunk)
-        statement = _ENQUEUE.format(values=marks(len(values))) + there_already
-        transaction.execute(statement, (uuid, number, *values))
+    statement = _ENQUEUE.format(there_already=there_already)
+    transaction.execute_in(statement, ids, uuid, transaction.next_number())
 
 
 def next_command(transaction: Transaction, ids: Sequence[str]) -> list[bytes | None]:

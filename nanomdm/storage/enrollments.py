@@ -12,7 +12,7 @@ from attrs import field, frozen
 from nanomdm.errors import NotEnrolled
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.enrollment import Enrollment
-from nanomdm.storage.transaction import Transaction, chunks, marks, padded
+from nanomdm.storage.transaction import Transaction
 
 _FORGET_TOKENS: Final = """
     UPDATE devices
@@ -179,9 +179,7 @@ def seen(transaction: Transaction, groups: Sequence[Sequence[str]]) -> list[None
     Set C{last_seen_at} of each group of enrollment ids to now.
     """
     for ids in groups:
-        for chunk in chunks(ids):
-            values = padded(chunk)
-            transaction.execute(_SEEN.format(values=marks(len(values))), values)
+        transaction.execute_in(_SEEN, ids)
     return [None] * len(groups)
 
 

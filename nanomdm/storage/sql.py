@@ -5,8 +5,6 @@ The storage on SQL: each method names its operation and where it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -21,8 +19,6 @@ from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
 from nanomdm.storage import associations, commands, enrollments, inspection, tokens
 from nanomdm.storage.database import Database
-from nanomdm.storage.engine import PoolLimits
-from nanomdm.storage.sqlite import SQLiteEngine
 from nanomdm.storage.upkeep import Upkeep
 
 #: Ids in one call from which on it takes long enough to disturb others.
@@ -170,12 +166,3 @@ class SQLStorage:
 
     def _seen_failed(self, failure: Failure) -> None:
         self._log.failure("last seen times are no longer written", failure)
-
-
-def open_sqlite(reactor: Any, path: Path | None) -> SQLStorage:
-    """
-    @param reactor: provides C{IReactorCore}, C{IReactorTime} and threads.
-    @param path: a prepared database file, or L{None} for one in memory.
-    """
-    database = Database(reactor, SQLiteEngine(path), PoolLimits(), shared=path is None)
-    return SQLStorage(database, reactor)

@@ -63,9 +63,15 @@ class Transaction:
         @param sql: with C{{values}} where the list of values stands, after all
             other parameters.
         """
-        for chunk in chunks(values):
-            values = padded(chunk)
-            yield from self.rows(sql.format(values=marks(len(values))), (*parameters, *values))
+        for statement, padded in _in_chunks(sql, values):
+            yield from self.rows(statement, (*parameters, *padded))
+
+    def execute_in(self, sql: str, values: Sequence[str], *parameters: Any) -> None:
+        """
+        Execute a statement about many values; see L{rows_in}.
+        """
+        for statement, padded in _in_chunks(sql, values):
+            self.execute(statement, (*parameters, *padded))
 
     def upsert(
         self,
@@ -136,14 +142,17 @@ def flatten(pairs: Iterable[Sequence[T]]) -> list[T]:
     return [part for pair in pairs for part in pair]
 
 
-def padded(values: Sequence[T]) -> Sequence[T]:
+def _in_chunks(sql: str, values: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
     """
-    @return: C{values}, the last one repeated up to a power of two: so a few
+    @return: for each piece of C{values} the statement with placeholders for it, and
+        the piece with its last value repeated up to a power of two: so a few
         statements, which engines and drivers keep prepared, serve lists of all
         lengths.
     """
-    size = 1 << (len(values) - 1).bit_length()
-    return [*values, *[values[-1]] * (size - len(values))]
+    for chunk in chunks(values):
+        size = 1 << (len(chunk) - 1).bit_length()
+        padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
+        yield sql.format(values=marks(size)), padded
 
 
 def _insert(table: str, columns: Sequence[str], now: Sequence[str]) -> str:

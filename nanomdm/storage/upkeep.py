@@ -21,10 +21,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.mdm.command import NOT_NOW
-from nanomdm.storage.commands import delete_answered
+from nanomdm.storage.commands import ANSWERED, delete_answered
 from nanomdm.storage.database import Database
 from nanomdm.storage.inspection import queue_summary
-from nanomdm.storage.transaction import Transaction, chunks, marks
+from nanomdm.storage.transaction import Transaction
 
 #: Seconds between two passes, and before the first.
 _INTERVAL: Final = 3600.0
@@ -43,13 +43,8 @@ _ROWS: Final = """
       LEFT JOIN command_results AS r ON r.id = k.id AND r.command_uuid = k.command_uuid
      ORDER BY k.id, k.command_uuid
 """
-_RETIRE: Final = """
-    UPDATE enrollment_queue SET active = FALSE
-     WHERE id = ? AND command_uuid = ?
-       AND EXISTS (SELECT 1 FROM command_results AS r
-                    WHERE r.id = enrollment_queue.id
-                      AND r.command_uuid = enrollment_queue.command_uuid
-                      AND r.status <> 'NotNow')
+_RETIRE: Final = f"""
+    UPDATE enrollment_queue SET active = FALSE WHERE id = ? AND command_uuid = ? AND {ANSWERED}
 """
 _COMMANDS: Final = """
     SELECT c.command_uuid,
@@ -133,8 +128,7 @@ def _delete_unnamed(transaction: Transaction, uuids: Sequence[str]) -> None:
     for table in ("enrollment_queue", "command_results"):
         statement = _NAMED.format(table=table)
         named.update(uuid for (uuid,) in transaction.rows_in(statement, locked))
-    for chunk in chunks([uuid for uuid in locked if uuid not in named]):
-        transaction.execute(_DELETE_COMMANDS.format(values=marks(len(chunk))), chunk)
+    transaction.execute_in(_DELETE_COMMANDS, [uuid for uuid in locked if uuid not in named])
 
 
 def forget_numbers(transaction: Transaction, calls: Sequence[None]) -> list[None]:

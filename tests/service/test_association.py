@@ -17,8 +17,7 @@ from nanomdm.errors import AssociationRefused, StorageUnavailable
 from nanomdm.interfaces import AssociationFacts
 from nanomdm.mdm.enrollment import Enrollment, EnrollmentType
 from nanomdm.service.association import CertificateAssociation
-from nanomdm.storage.sql import open_sqlite
-from tests.storage.tables import query
+from tests.storage.tables import open_sqlite, query
 
 D1 = Enrollment("D1", EnrollmentType.DEVICE)
 D2 = Enrollment("D2", EnrollmentType.DEVICE)

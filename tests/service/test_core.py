@@ -21,8 +21,8 @@ from nanomdm.mdm.checkin import GetToken, parse_checkin
 from nanomdm.mdm.command import parse_command, parse_report
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.core import MDMService
-from nanomdm.storage.sql import open_sqlite
 from tests import samples
+from tests.storage.tables import open_sqlite
 
 MAID = "com.apple.maid"
 WATCH = "com.apple.watch.pairing"

@@ -17,10 +17,11 @@ from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
 from nanomdm.mdm.command import parse_report
 from nanomdm.storage import commands
 from nanomdm.storage.schema.sqlite import MIGRATIONS
-from nanomdm.storage.sql import SQLStorage, open_sqlite
+from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.sqlite import prepare
 from tests import samples
 from tests.storage.contract import StorageContract
+from tests.storage.tables import open_sqlite
 
 
 class FileTests(StorageContract, TestCase):
