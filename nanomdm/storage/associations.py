@@ -96,6 +96,9 @@ def _facts(pair: Pair, by_id: list[_Row], by_certificate: list[_Row]) -> Associa
         if own.pair == pair:
             newer = [row.age for row in of_id if row.newer_than(own)]
             return AssociationFacts(associated=True, superseded_for=max(newer, default=None))
+    if any(row.pair == pair for row in by_certificate):
+        # Another server added it between the two looks.
+        return AssociationFacts(associated=True)
     takers = (row.pair.device_id for row in by_certificate if row.pair.sha256 == pair.sha256)
     return AssociationFacts(associated=False, taken_by=next(takers, None), id_has_other=bool(of_id))
 
