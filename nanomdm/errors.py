@@ -71,9 +71,34 @@ class NotConfigured(NanoMDMError):
     """
 
 
+class OutboundError(NanoMDMError):
+    """
+    Another server could not be asked, or did not answer properly.  The text is one
+    line that tells the host but no more of the URL.
+    """
+
+
+class NotFound(NanoMDMError):
+    """
+    Another server that answers in this one's place does not have what is asked for.
+
+    @ivar body: what it says.
+    """
+
+    def __init__(self, message: str, body: bytes) -> None:
+        super().__init__(message)
+        self.body = body
+
+
 class CommandConflict(NanoMDMError):
     """
     A command with the same UUID and other bytes exists already.
+    """
+
+
+class AlreadyEnrolled(NanoMDMError):
+    """
+    A migration brings a device that has enrolled at this server itself.
     """
 
 
@@ -104,4 +129,11 @@ class StorageError(NanoMDMError):
 class StorageUnavailable(StorageError):
     """
     The database can not be reached or written at present: locked, full, gone.
+    """
+
+
+class LeaseLost(StorageError):
+    """
+    What a server had in hand is in the hands of another one, or done.  Nothing
+    was changed.
     """

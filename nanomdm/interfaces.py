@@ -16,6 +16,8 @@ from zope.interface import Attribute, Interface
 from nanomdm.mdm.checkin import Authenticate, GetToken, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
+from nanomdm.mdm.event import Event
+from nanomdm.mdm.migration import Migratable
 
 
 @frozen
@@ -40,6 +42,19 @@ class AssociationFacts:
     variant_of: str | None = None
     spelled: str | None = None
     inserted: bool = False
+
+
+@frozen
+class CertificateHolder:
+    """
+    Whom a certificate speaks for.
+
+    @ivar device_id: the device-channel id.
+    @ivar superseded_for: see L{AssociationFacts}.
+    """
+
+    device_id: str
+    superseded_for: float | None = None
 
 
 @frozen
@@ -73,10 +88,16 @@ class QueueSummary:
 class IEnrollmentStore(Interface):
     """
     What check-ins tell about enrollments.
+
+    Methods that stand for a request take an C{event}, here and in the other stores.
+    It is written in the same transaction, unless the call fails.
     """
 
     def store_authenticate(
-        message: Authenticate, identity_pem: str, renews: Callable[[bytes], bool]
+        message: Authenticate,
+        identity_pem: str,
+        renews: Callable[[bytes], bool],
+        event: Event | None = None,
     ) -> Deferred[bool]:
         """
         Begin an enrollment: store the message, the serial number and the
@@ -91,22 +112,26 @@ class IEnrollmentStore(Interface):
         @return: whether it was a renewal.
         """
 
-    def store_token_update(message: TokenUpdate) -> Deferred[int]:
+    def store_token_update(message: TokenUpdate, event: Event | None = None) -> Deferred[int]:
         """
         Store the push information and enable the channel.
+
+        @param event: what is returned goes into its body.
 
         @return: how many token updates there were since the C{Authenticate}.
         @raise NotEnrolled: the device never sent an C{Authenticate}.
         """
 
-    def store_user_authenticate(message: UserAuthenticate) -> Deferred[None]:
+    def store_user_authenticate(
+        message: UserAuthenticate, event: Event | None = None
+    ) -> Deferred[None]:
         """
         Store a user's log-in message.
 
         @raise NotEnrolled: the device never sent an C{Authenticate}.
         """
 
-    def disable(enrollment: Enrollment) -> Deferred[None]:
+    def disable(enrollment: Enrollment, event: Event | None = None) -> Deferred[None]:
         """
         Disable one channel; a device channel takes its user channels along.
         """
@@ -123,13 +148,15 @@ class IBootstrapTokenStore(Interface):
     Escrowed bootstrap tokens.
     """
 
-    def store_bootstrap_token(device_id: str, token: bytes | None) -> Deferred[None]:
+    def store_bootstrap_token(
+        device_id: str, token: bytes | None, event: Event | None = None
+    ) -> Deferred[None]:
         """
         @param token: L{None} deletes it.
         @raise NotEnrolled: the device never sent an C{Authenticate}.
         """
 
-    def fetch_bootstrap_token(device_id: str) -> Deferred[bytes | None]:
+    def fetch_bootstrap_token(device_id: str, event: Event | None = None) -> Deferred[bytes | None]:
         """
         @return: the token, or L{None} when there is none.
         """
@@ -151,7 +178,7 @@ class ICommandStore(Interface):
         @raise CommandConflict: the UUID exists with other bytes.
         """
 
-    def next_command(enrollment_id: str) -> Deferred[bytes | None]:
+    def next_command(enrollment_id: str, event: Event | None = None) -> Deferred[bytes | None]:
         """
         The outstanding command with the highest priority, then the oldest;
         commands answered C{NotNow} are offered again.
@@ -159,7 +186,7 @@ class ICommandStore(Interface):
         @return: its property list, or L{None}.
         """
 
-    def store_report(report: CommandReport) -> Deferred[ReportOutcome]:
+    def store_report(report: CommandReport, event: Event | None = None) -> Deferred[ReportOutcome]:
         """
         Store a result and look up the next command in the same transaction.
         After a C{NotNow} no command that was answered so is offered.  A final
@@ -180,6 +207,12 @@ class IAssociationStore(Interface):
         Look only.
         """
 
+    def enrollment_of_certificate(sha256: str) -> Deferred[CertificateHolder | None]:
+        """
+        @return: the id that the certificate is associated with, the newest one of
+            several; L{None} when there is none.
+        """
+
     def associate(
         device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
@@ -197,7 +230,310 @@ class IAssociationStore(Interface):
         """
 
 
-class IStorage(IEnrollmentStore, IBootstrapTokenStore, ICommandStore, IAssociationStore):
+class IMigrationStore(Interface):
+    """
+    What another server knew.
+    """
+
+    def store_migrated(message: Migratable) -> Deferred[bool]:
+        """
+        Store a message that another server had of a device, unless it is stored
+        already or the device has told this server more itself.  No certificate is
+        associated.
+
+        @return: whether it was stored.
+        @raise AlreadyEnrolled: an C{Authenticate} of a device that has enrolled here
+            itself, or anything of one whose id the database can not tell from
+            another's.
+        @raise NotEnrolled: anything else of a device without an C{Authenticate}.
+        """
+
+
+@frozen
+class DeadToken:
+    """
+    Why a push token is not used any more until the next C{TokenUpdate}.
+
+    @ivar status: the HTTP status that APNs answered.
+    @ivar reason: its reason.
+    """
+
+    status: int
+    reason: str
+
+
+@frozen
+class PushTarget:
+    """
+    What is needed to push to an enrollment.
+
+    @ivar topic: the push topic.
+    @ivar token_hex: the push token, hex, as stored.
+    @ivar push_magic: what the device recognizes a push by.
+    @ivar enabled: whether the enrollment is.
+    @ivar tally: which token update this came with.
+    @ivar stale_token: the version of the topic's push certificate; L{None} when
+        there is none.
+    @ivar dead: that the token is dead, if it is.
+    """
+
+    id: str
+    topic: str
+    token_hex: str = field(repr=False)
+    push_magic: str = field(repr=False)
+    enabled: bool
+    tally: int
+    stale_token: int | None
+    dead: DeadToken | None = None
+
+
+@frozen
+class StoredPushCertificate:
+    """
+    A push certificate as the storage has it, which may come from elsewhere.
+
+    @ivar certificate_pem: the certificate, and intermediates behind it if any.
+    @ivar key_pem: its private key.
+    @ivar stale_token: its version, see L{PushTarget}.
+    """
+
+    topic: str
+    certificate_pem: str = field(repr=False)
+    key_pem: str = field(repr=False)
+    stale_token: int
+
+
+@frozen
+class PushAgain:
+    """
+    What is due to be pushed again, and how often it was already.
+
+    @ivar step: 0 for the first time after the push.
+    """
+
+    id: str
+    step: int
+
+
+class IPushStore(Interface):
+    """
+    Push certificates, tokens, and who waits for another push.
+    """
+
+    def store_push_certificate(topic: str, certificate_pem: str, key_pem: str) -> Deferred[None]:
+        """
+        Store or replace a topic's certificate; its C{stale_token} is 0 at first
+        and one more at each replacement.
+
+        @raise TooLarge: it does not fit into its column.
+        """
+
+    def push_certificate(topic: str) -> Deferred[StoredPushCertificate | None]:
+        """
+        @return: a topic's certificate, or L{None}.
+        """
+
+    def push_certificates() -> Deferred[list[tuple[str, str]]]:
+        """
+        @return: all topics with their certificates' PEM, by topic.
+        """
+
+    def push_targets(ids: Sequence[str], schedule: bool) -> Deferred[dict[str, PushTarget]]:
+        """
+        Look up what is needed to push.
+
+        @param schedule: note that the enabled ones are pushed to now, so that
+            L{push_again} finds those that do not connect.  Their schedule
+            starts from its beginning.
+        @return: the targets of those ids that exist.
+        """
+
+    def bury_push_token(target: PushTarget, dead: DeadToken, ago: float) -> Deferred[bool]:
+        """
+        Mark a token dead until the enrollment's next C{TokenUpdate}, unless there
+        was one since the token was looked up or since APNs found it dead.
+
+        @param ago: seconds since APNs found it dead.
+        @return: whether it is marked.
+        """
+
+    def forget_pushes(ids: Sequence[str]) -> Deferred[None]:
+        """
+        Do not push to these again of the server's own accord.
+        """
+
+    def push_again(server: str, limit: int) -> Deferred[list[PushAgain]]:
+        """
+        Find enrollments that have something outstanding and did not connect after
+        their push, for as long as it takes no other server finds any; and note
+        that they are pushed to now, with the next step's time.
+
+        Left out are enrollments whose outstanding commands were all answered
+        C{NotNow} within the last hour: they come later.  Those that connected,
+        have nothing outstanding, are disabled or have a dead token are done.
+
+        @param server: a name for this server, unique to the process.
+        @param limit: how many at most, of each step.  The others stay due.
+        @return: those first that have been due for longest.
+        """
+
+    def repeat_step(due: Sequence[PushAgain]) -> Deferred[None]:
+        """
+        The pushes did not reach APNs, so they do not count: their step comes again,
+        within half an hour.
+
+        @param due: some of what L{push_again} found.
+        """
+
+
+@frozen
+class QueuedEvent:
+    """
+    An event that waits for its delivery.
+
+    @ivar number: higher than those of the enrollment's earlier events.
+    @ivar body: what is delivered.
+    @ivar age: whole seconds since it was written.
+    @ivar attempts: how often its delivery failed.
+    """
+
+    number: int
+    enrollment_id: str
+    body: bytes = field(repr=False)
+    age: float
+    attempts: int
+
+
+@frozen
+class FailedEvent:
+    """
+    An event that was given up.
+
+    @ivar event_id: the trace id of its request.
+    @ivar topic: C{mdm.} and what came.
+    @ivar created: when it was written, in Unix seconds.
+    @ivar failed_at: when it was given up, in Unix seconds.
+    @ivar attempts: how often its delivery failed.
+    @ivar reason: why, the last time.
+    """
+
+    number: int
+    event_id: str
+    topic: str
+    enrollment_id: str
+    created: int
+    failed_at: int
+    attempts: int
+    reason: str
+
+
+@frozen
+class Backlog:
+    """
+    How many events there are.
+
+    @ivar waiting: those to be delivered.
+    @ivar oldest: whole seconds since the first of these was written; L{None} when
+        there is none.
+    @ivar failed: those that were given up.
+    """
+
+    waiting: int
+    oldest: float | None
+    failed: int
+
+
+class IEventStore(Interface):
+    """
+    Events for the webhook, which any of the servers on a database delivers, in order
+    for each enrollment.
+
+    A server takes enrollments in hand with L{claim_events}.  It has one event of each
+    at a time, and says what came of it before it gets the next.  When it says nothing
+    until the lease ends, another server can take the enrollment: so everything that
+    is done with an event must have ended by then.
+    """
+
+    def record_event(event: Event) -> Deferred[None]:
+        """
+        Write the event of a request that stores nothing else.
+        """
+
+    def claim_events(server: str, streams: int, lease: float) -> Deferred[list[QueuedEvent]]:
+        """
+        Take enrollments in hand that have an event which is due.
+
+        @param server: a name for this server, unique to the process.
+        @param streams: how many enrollments at most.  A body may be a third larger
+            than the largest request, so this bounds the memory, too.
+        @param lease: seconds until another server can have them; they begin again
+            with each event.
+        @return: the first event of each, those first that were due first.
+        """
+
+    def event_delivered(server: str, event: QueuedEvent) -> Deferred[QueuedEvent | None]:
+        """
+        Delete an event and go on.
+
+        @return: the enrollment's next event; L{None} when there is none, and the
+            server has the enrollment in hand no longer.
+        @raise LeaseLost: another server has the enrollment, or the event is gone.
+        """
+
+    def event_postponed(server: str, event: QueuedEvent, delay: float) -> Deferred[None]:
+        """
+        Count a failed delivery and let go of the enrollment.
+
+        @param delay: seconds until it is due again, rounded up.
+        @raise LeaseLost: as for L{event_delivered}.
+        """
+
+    def event_failed(server: str, event: QueuedEvent, reason: str) -> Deferred[QueuedEvent | None]:
+        """
+        Count a failed delivery, keep the event apart and go on as after
+        L{event_delivered}.
+
+        @param reason: why; without secrets, since it is listed.
+        @raise LeaseLost: as for L{event_delivered}.
+        """
+
+    def release_events(server: str) -> Deferred[None]:
+        """
+        Let go of all enrollments, so that any server can have them at once.
+        """
+
+    def event_backlog() -> Deferred[Backlog]:
+        """
+        Count the events.
+        """
+
+    def failed_events(limit: int, after: int) -> Deferred[list[FailedEvent]]:
+        """
+        @param limit: how many at most.
+        @param after: the number of the last one before them; 0 to begin.
+        @return: events that were given up, by number.
+        """
+
+    def retry_events(numbers: Sequence[int] | None) -> Deferred[int]:
+        """
+        Deliver events again that were given up.  They are as if they had just been
+        written: behind all others of their enrollment, with new numbers, in the
+        order that they had among themselves.
+
+        @param numbers: which; L{None} for all.
+        @return: how many of them there were.
+        """
+
+
+class IStorage(
+    IEnrollmentStore,
+    IBootstrapTokenStore,
+    ICommandStore,
+    IAssociationStore,
+    IMigrationStore,
+    IPushStore,
+    IEventStore,
+):
     """
     Everything that must outlive the process.
     """
@@ -220,10 +556,14 @@ class PushResult:
 
     @ivar id: APNs' id of the push.
     @ivar error: why it failed.
+    @ivar status: the HTTP status that APNs answered, of a push that failed.
+    @ivar reason: APNs' reason.
     """
 
     id: str | None = None
     error: str | None = None
+    status: int | None = None
+    reason: str | None = None
 
 
 class IPusher(Interface):
@@ -231,21 +571,28 @@ class IPusher(Interface):
     Wakes enrollments.
     """
 
-    def push(ids: Sequence[str]) -> Deferred[Mapping[str, PushResult]]:
+    def push(
+        ids: Sequence[str], force: bool = False, again: bool = False
+    ) -> Deferred[Mapping[str, PushResult]]:
         """
         @param ids: distinct enrollment ids.
+        @param force: try also tokens that are known to be dead.
+        @param again: these are pushed to again, as L{IPushStore.push_again} found
+            them.
         @return: a result for each of them.
+        @raise NanoMDMError: nothing was pushed, such as when the storage is away.
         """
 
 
 class ITokenHandler(Interface):
     """
-    Answers C{GetToken} for one C{TokenServiceType}.
+    Answers C{GetToken} for one C{TokenServiceType}, or for all that no other one does.
     """
 
-    service_type = Attribute("The C{TokenServiceType} it answers.")
+    service_type = Attribute("The C{TokenServiceType} it answers; L{None} for the others.")
 
     def token(message: GetToken) -> Deferred[bytes]:
         """
         @return: what the device gets as C{TokenData}.
+        @raise MessageError: there are no tokens of that type.
         """

@@ -93,13 +93,10 @@ class CopyCase:
         return storage
 
 
-class MoveTests(CopyCase, ServerCase):
+class FilledCase(CopyCase, ServerCase):
     """
-    From a file to PostgreSQL, to MariaDB, and back into a file.
+    Has something to move.
     """
-
-    timeout = 60
-    skip = unavailable("postgresql") or unavailable("mariadb")
 
     async def fill(self, settings: StorageSettings) -> None:
         """
@@ -134,11 +131,37 @@ class MoveTests(CopyCase, ServerCase):
         await self.daemon.stopService()
         del self.daemon
 
+    async def go_on(self, settings: StorageSettings) -> None:
+        """
+        The device is known, and gets what waits for it in the old order, then
+        what is new.
+        """
+        self.serve(storages=(settings,))
+        await self.enqueue("D1", "A-new-one")
+        answer = await self.report("Idle")
+        order = []
+        while answer.body:
+            order.append(samples.uuid_of(answer.body))
+            answer = await self.report("Acknowledged", order[-1])
+        self.assertEqual(order, ["C4", "C1", "C2", "C3", "A-new-one"])
+        self.assertEqual(await self.storage.fetch_bootstrap_token("D1"), b"boot")
+        refused = await self.send(samples.report("Idle"), RESULT, device(2))
+        self.assertRefused(refused)
+
+
+class MoveTests(FilledCase):
+    """
+    From a file to PostgreSQL, to MariaDB, and back into a file.
+    """
+
+    timeout = 60
+    skip = unavailable("postgresql") or unavailable("mariadb")
+
     async def test_round_trip(self) -> None:
         """
         The same rows everywhere, and the device goes on at the last one.
         """
-        self.patch(copying, "_PAGE", 2)
+        self.patch(copying, "PAGE", 2)
         first, last = self.file(), self.file()
         await self.fill(first)
         expected = self.contents(first)
@@ -156,23 +179,6 @@ class MoveTests(CopyCase, ServerCase):
             total = sum(map(len, expected.values()))
             self.assertTrue(printed.endswith(f"The target has all {total} rows of the source.\n"))
         await self.go_on(ways[1])
-
-    async def go_on(self, settings: StorageSettings) -> None:
-        """
-        The device is known, and gets what waits for it in the old order, then
-        what is new.
-        """
-        self.serve(storages=(settings,))
-        await self.enqueue("D1", "A-new-one")
-        answer = await self.report("Idle")
-        order = []
-        while answer.body:
-            order.append(samples.uuid_of(answer.body))
-            answer = await self.report("Acknowledged", order[-1])
-        self.assertEqual(order, ["C4", "C1", "C2", "C3", "A-new-one"])
-        self.assertEqual(await self.storage.fetch_bootstrap_token("D1"), b"boot")
-        refused = await self.send(samples.report("Idle"), RESULT, device(2))
-        self.assertRefused(refused)
 
     async def test_numbers_go_on(self) -> None:
         """
@@ -280,7 +286,7 @@ class FileTests(CopyCase, SynchronousTestCase):
         self.assertTrue(printed.endswith("The target has all 0 rows of the source.\n"))
 
     def test_progress(self) -> None:
-        self.patch(copying, "_PAGE", 2)
+        self.patch(copying, "PAGE", 2)
         self.patch(__import__("nanomdm.ctl.copy", fromlist=["x"]), "_PROGRESS", 3)
         source = self.filled(*(f"C{number}" for number in range(8)))
         result = self.ctl(
@@ -309,7 +315,7 @@ class FileTests(CopyCase, SynchronousTestCase):
         empty = self.mktemp()
         Path(empty).touch()
         self.assertRefused(
-            "--from-dsn: the database lacks: schema version 1 (starting the server",
+            "--from-dsn: the database lacks: schema version 1, schema version 2 (starting the",
             *(*sqlite, "--from-dsn", empty, "--to-dsn", missing),
         )
         self.assertRefused(

@@ -9,6 +9,7 @@ from contextlib import closing
 from itertools import count
 from typing import Any, ClassVar
 
+from nanomdm.interfaces import DeadToken, PushTarget, StoredPushCertificate
 from nanomdm.storage.settings import StorageSettings
 from tests import samples
 from tests.http.case import CHECKIN, ServerCase, device
@@ -240,11 +241,44 @@ class TakeoverTests(ServerCase):
         self.assertEqual(await self.idle(), "C6")
 
     async def test_push_certificates(self) -> None:
+        """
+        They are there, and each sees that the other replaced one.
+        """
         self.take_over()
+        found = await self.storage.push_certificate(samples.TOPIC)
+        self.assertEqual(found, StoredPushCertificate(samples.TOPIC, "CERT", "KEY", 7))
+        await self.storage.store_push_certificate(samples.TOPIC, "NEW", "KEY2")
+        rows = self.sql("SELECT topic, cert_pem, key_pem, stale_token FROM push_certs")
+        self.assertEqual(rows, [(samples.TOPIC, "NEW", "KEY2", 8)])
+        self.sql("UPDATE push_certs SET cert_pem = 'THEIRS', stale_token = stale_token + 1")
+        found = await self.storage.push_certificate(samples.TOPIC)
+        self.assertEqual((found.certificate_pem, found.stale_token), ("THEIRS", 9))
+
+    async def test_pushes(self) -> None:
+        """
+        Enrollments can be pushed to, and a dead token is one until either server
+        stores a C{TokenUpdate}.
+        """
+        self.take_over()
+        ids = ["D1", "D1:U1"]
+        found = await self.storage.push_targets(ids, True)
         self.assertEqual(
-            self.sql("SELECT topic, cert_pem, key_pem, stale_token FROM push_certs"),
-            [(samples.TOPIC, "CERT", "KEY", 7)],
+            found,
+            {id: PushTarget(id, samples.TOPIC, "abcd", "magic", True, 4, 7) for id in ids},
         )
+        self.sql("UPDATE nanomdm_pushes SET pushed = 1, due = 2")
+        self.sql("UPDATE enrollments SET last_seen_at = '1970-01-01 00:00:01'")
+        again = await self.storage.push_again("one", 9)
+        self.assertEqual([one.id for one in again], ids)
+        gone = DeadToken(410, "Unregistered")
+        for id in ids:
+            self.assertTrue(await self.storage.bury_push_token(found[id], gone, 3600.0))
+            self.assertEqual((await self.storage.push_targets([id], True))[id].dead, gone)
+            self.sql(
+                "UPDATE enrollments SET token_update_tally = token_update_tally + 1 WHERE id = %s",
+                id,
+            )
+            self.assertIsNone((await self.storage.push_targets([id], True))[id].dead)
 
     async def test_back(self) -> None:
         """

@@ -18,7 +18,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from nanomdm.interfaces import AssociationFacts
+from nanomdm.interfaces import AssociationFacts, CertificateHolder
 from nanomdm.storage.transaction import Transaction
 
 _ROWS: Final = "SELECT id, sha256, {age}, nanomdm_seq FROM cert_auth_associations"
@@ -103,6 +103,28 @@ def _facts(pair: Pair, by_id: list[_Row], by_certificate: list[_Row]) -> Associa
     return AssociationFacts(associated=False, taken_by=next(takers, None), id_has_other=bool(of_id))
 
 
+def holders(
+    transaction: Transaction, certificates: Sequence[str]
+) -> list[CertificateHolder | None]:
+    """
+    @param certificates: hashes.
+    @return: whom each speaks for.
+    """
+    statement = _OF_CERTIFICATES.format(age=transaction.dialect.age("updated_at"))
+    newest: dict[str, _Row] = {}
+    for row in _rows(transaction, statement, set(certificates)):
+        known = newest.get(row.pair.sha256)
+        if known is None or row.newer_than(known):
+            newest[row.pair.sha256] = row
+    pairs = [row.pair for row in newest.values()]
+    found = {
+        pair.sha256: CertificateHolder(pair.device_id, known.superseded_for)
+        for pair, known in zip(pairs, facts(transaction, pairs), strict=True)
+        if known.associated
+    }
+    return [found.get(sha256) for sha256 in certificates]
+
+
 def associate(transaction: Transaction, calls: Sequence[AssociateCall]) -> list[AssociationFacts]:
     """
     @return: what was known of each pair, and whether it was added.
@@ -123,7 +145,7 @@ def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFact
         return found
     if found.taken_by is not None or (call.first_only and found.id_has_other):
         return found
-    spelled = _other_spelling(transaction, pair.device_id)
+    spelled = other_spelling(transaction, pair.device_id)
     if spelled is not None:
         return evolve(found, spelled=spelled)
     owner = _claim(transaction, call)
@@ -154,7 +176,7 @@ def _lock_id(transaction: Transaction, device_id: str) -> None:
     )
 
 
-def _other_spelling(transaction: Transaction, device_id: str) -> str | None:
+def other_spelling(transaction: Transaction, device_id: str) -> str | None:
     """
     @return: another id that the database takes for this one: taken-over MySQL
         databases compare without regard to case.

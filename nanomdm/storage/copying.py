@@ -20,11 +20,16 @@ from nanomdm.storage.engine import Engine
 from nanomdm.storage.schema.tables import BASE, CERT_OWNERS, Column, Table
 from nanomdm.storage.transaction import Transaction, flatten, marks
 
-#: Each after those that it refers to.
+#: Each after those that it refers to.  Which pushes may have to be repeated, which
+#: tokens are dead and which server does what are left behind: that is found out anew.
+#: The webhook's events stay as well: from both databases they would be told twice.
 TABLES: Final = (*BASE, CERT_OWNERS)
 
+#: Zones whose clocks are never put back.
+_CONSTANT: Final = frozenset({"UTC", "Etc/UTC", "Universal", "Zulu", "GMT", "Etc/GMT"})
+
 #: Rows in a transaction; some may have many megabytes.
-_PAGE: Final = 200
+PAGE: Final = 200
 
 _HIGHEST: Final = """
     SELECT max(n) FROM (SELECT max(nanomdm_seq) AS n FROM enrollment_queue
@@ -128,7 +133,7 @@ class Side:
         places = [names.index(name) for name in table.key]
         columns = ", ".join(map(self._read, table.columns))
         order = ", ".join(table.key)
-        statement = f"SELECT {columns} FROM {table.name}{{}} ORDER BY {order} LIMIT {_PAGE}"
+        statement = f"SELECT {columns} FROM {table.name}{{}} ORDER BY {order} LIMIT {PAGE}"
         page = self.transaction.rows(statement.format(""))
         while page:
             yield page
@@ -158,12 +163,29 @@ class Side:
         names = ", ".join(column.name for column in table.columns)
         values = ", ".join(map(self._write, table.columns))
         there = self.transaction.dialect.on_conflict(table.key, ())
-        converted = [
-            [self._value(column, value) for column, value in zip(table.columns, row, strict=True)]
-            for row in rows
-        ]
+        converted = [self.kept(table, row) for row in rows]
         statement = f"INSERT INTO {table.name} ({names}) VALUES ({values}) {there}"
         self.transaction.execute_many(statement, converted)
+
+    def kept(self, table: Table, row: Sequence[Any]) -> list[Any]:
+        """
+        @return: a row's values as this side keeps them, such as times that are less
+            exact.
+        """
+        return [
+            self._value(column, value) for column, value in zip(table.columns, row, strict=True)
+        ]
+
+    @property
+    def keeps_times(self) -> bool:
+        """
+        Whether a time comes back as it went in.  PostgreSQL's are without a zone, in
+        that of its sessions, which may have an hour twice.
+        """
+        if self.kind != "pgsql":
+            return True
+        zone: str = self.transaction.row("SHOW TimeZone")[0]
+        return zone in _CONSTANT
 
     def continue_numbers(self) -> None:
         """
@@ -181,16 +203,16 @@ class Side:
             self.transaction.insert_missing("nanomdm_sequence", ("value",), (), [(highest,)])
 
     def _read(self, column: Column) -> str:
-        return self.words.read.format(column.name) if _is_time(column) else column.name
+        return self.words.read.format(column.name) if is_time(column) else column.name
 
     def _write(self, column: Column) -> str:
-        return self.words.write if _is_time(column) else "?"
+        return self.words.write if is_time(column) else "?"
 
     def _value(self, column: Column, value: Any) -> Any:
         if value is None:
             return None
-        if _is_time(column):
-            return self.words.time(_datetime(value))
+        if is_time(column):
+            return self.words.time(datetime_of(value))
         return bool(value) if column.type == "BOOLEAN" else value
 
 
@@ -201,24 +223,47 @@ def copy_table(source: Side, target: Side, table: Table) -> Iterator[Copied]:
     @return: how far it is after each page, at least once.
     @raise StorageError: not all rows of a page are in the target then.
     """
-    names = [column.name for column in table.columns]
-    places = [names.index(name) for name in table.key]
     read = added = 0
-    for page in source.pages(table):
-        keys = [[row[place] for place in places] for row in page]
-        target.begin_writing()
-        before = target.count(table, keys)
-        if before < len(page):
-            target.insert(table, page)
-        if target.count(table, keys) != len(page):
-            raise StorageError(f"{table.name}: the target does not take all rows")
-        target.commit()
-        read, added = read + len(page), added + len(page) - before
+    for page in all_pages(source, table):
+        added += add_page(target, table, page)
+        read += len(page)
         yield Copied(table.name, read, added)
-    if source.count(table) != read:
-        raise StorageError(f"{table.name}: not all rows of the source were read")
     if not read:
         yield Copied(table.name)
+
+
+def all_pages(source: Side, table: Table) -> Iterator[list[Any]]:
+    """
+    @return: all rows of a table, in pages; times are UTC's.
+    @raise StorageError: they were not all.
+    """
+    read = 0
+    for page in source.pages(table):
+        read += len(page)
+        yield page
+    if source.count(table) != read:
+        raise StorageError(f"{table.name}: not all rows of the source were read")
+
+
+def add_page(target: Side, table: Table, page: Sequence[Sequence[Any]]) -> int:
+    """
+    Insert those rows that are not there, in a transaction.
+
+    @param page: values of all columns, in their order.
+    @return: how many rows were not there.
+    @raise StorageError: not all rows are there then.
+    """
+    names = [column.name for column in table.columns]
+    places = [names.index(name) for name in table.key]
+    keys = [[row[place] for place in places] for row in page]
+    target.begin_writing()
+    before = target.count(table, keys)
+    if before < len(page):
+        target.insert(table, page)
+    if target.count(table, keys) != len(page):
+        raise StorageError(f"{table.name}: the target does not take all rows")
+    target.commit()
+    return len(page) - before
 
 
 def finish(target: Side) -> None:
@@ -241,10 +286,17 @@ def _after(key: Sequence[str], last: Sequence[Any]) -> tuple[str, list[Any]]:
     return f"{one} >= ? AND ({one} > ? OR {more[0]} > ?)", [last[0], last[0], last[1]]
 
 
-def _is_time(column: Column) -> bool:
+def is_time(column: Column) -> bool:
+    """
+    Whether a column holds times.
+    """
     return column.type == "TIMESTAMP"
 
 
-def _datetime(value: datetime | str) -> datetime:
+def datetime_of(value: datetime | str) -> datetime:
+    """
+    @param value: a time of UTC's, as a driver has it.
+    @raise ValueError: it is none.
+    """
     # SQLite keeps text.
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)

@@ -61,7 +61,8 @@ class Database:
         # One connection is left for the others.
         workers = max(1, min(_ALONE, limits.size - 1))
         alone = Batcher(self._runner(writer), 1, _ALONE_WAITING, workers)
-        self._batchers = (writes, reads, alone)
+        beside = Batcher(self._runner(writer))
+        self._batchers = (writes, reads, alone, beside)
         #: Run an operation that changes something; durable once it fires.
         self.write = writes.call
         #: Run an operation that only looks; it sees every earlier write.
@@ -69,6 +70,9 @@ class Database:
         #: As L{write}, in a transaction of its own beside the gathered ones: for
         #: calls that take long.
         self.write_alone = alone.call
+        #: As L{write}, gathered too, but in other transactions: for calls that no
+        #: device waits for.
+        self.write_beside = beside.call
 
     async def close(self, deadline: float = _CLOSE_DEADLINE) -> None:
         """

@@ -39,6 +39,13 @@ class Dialect(Protocol):
         """
         ...
 
+    @property
+    def for_update_skip_locked(self) -> str:
+        """
+        As L{for_update}, but rows that somebody else has locked are left out.
+        """
+        ...
+
     def statement(self, sql: str) -> str:
         """
         @return: C{sql} with the driver's placeholders for C{?}.
@@ -63,6 +70,27 @@ class Dialect(Protocol):
     def age(self, column: str) -> str:
         """
         @return: seconds since the time in C{column}.
+        """
+        ...
+
+    @property
+    def unix_now(self) -> str:
+        """
+        The present time by the database's clock, in whole seconds since 1970.
+        """
+        ...
+
+    def random_below(self, count: int) -> str:
+        """
+        @return: a random whole number from 0 to less than C{count}, for each row
+            another one.
+        """
+        ...
+
+    def as_python_sorts(self, column: str) -> str:
+        """
+        @return: for C{ORDER BY}: text in the order of its characters' numbers,
+            whatever the column's collation.
         """
         ...
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from nanomdm.errors import NotEnrolled
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.enrollment import Enrollment
+from nanomdm.storage import pushes
 from nanomdm.storage.transaction import Transaction
 
 _FORGET_TOKENS: Final = """
@@ -60,7 +61,7 @@ class AuthenticateCall:
     """
 
     message: Authenticate
-    identity_pem: str = field(repr=False)
+    identity_pem: str | None = field(repr=False)
     renews: Callable[[bytes], bool]
 
 
@@ -96,6 +97,7 @@ def token_update(
     """
     @return: for each message the tally, or why it can not be stored.
     """
+    pushes.revive(transaction, {message.enrollment.id for message in messages})
     return [_token_update(transaction, message) for message in messages]
 
 

@@ -25,6 +25,8 @@ from nanomdm.interfaces import AssociationFacts, IStorage, ReportOutcome
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
+from nanomdm.mdm.event import Event
+from nanomdm.mdm.migration import Migratable
 
 R = TypeVar("R")
 
@@ -232,8 +234,27 @@ class MirroredStorage:
         self._first = first
         self._followers = followers
         self.association = first.association
+        self.enrollment_of_certificate = first.enrollment_of_certificate
         self.fetch_bootstrap_token = first.fetch_bootstrap_token
         self.next_command = first.next_command
+        # Whom the server pushes to is its own business, not what it keeps for others.
+        self.push_certificate = first.push_certificate
+        self.push_certificates = first.push_certificates
+        self.push_targets = first.push_targets
+        self.bury_push_token = first.bury_push_token
+        self.forget_pushes = first.forget_pushes
+        self.push_again = first.push_again
+        self.repeat_step = first.repeat_step
+        # Nor would anybody deliver their events.
+        self.record_event = first.record_event
+        self.claim_events = first.claim_events
+        self.event_delivered = first.event_delivered
+        self.event_postponed = first.event_postponed
+        self.event_failed = first.event_failed
+        self.release_events = first.release_events
+        self.event_backlog = first.event_backlog
+        self.failed_events = first.failed_events
+        self.retry_events = first.retry_events
 
     def start(self) -> None:
         for storage in self._all():
@@ -252,9 +273,13 @@ class MirroredStorage:
     def _all(self) -> list[IStorage]:
         return [self._first, *(follower.storage for follower in self._followers)]
 
-    def _write(self, method: str, *arguments: Any) -> Deferred[Any]:
+    def _write(self, method: str, *arguments: Any, event: Event | None = None) -> Deferred[Any]:
+        """
+        @param event: the first storage's alone.
+        """
+        told = {} if event is None else {"event": event}
         try:
-            running: Deferred[Any] = getattr(self._first, method)(*arguments)
+            running: Deferred[Any] = getattr(self._first, method)(*arguments, **told)
         except Overloaded:
             return fail()
         return running.addCallback(self._lead, _Write(method, arguments))
@@ -265,33 +290,51 @@ class MirroredStorage:
         return result
 
     def store_authenticate(
-        self, message: Authenticate, identity_pem: str, renews: Callable[[bytes], bool]
+        self,
+        message: Authenticate,
+        identity_pem: str,
+        renews: Callable[[bytes], bool],
+        event: Event | None = None,
     ) -> Deferred[bool]:
-        return self._write("store_authenticate", message, identity_pem, renews)
+        return self._write("store_authenticate", message, identity_pem, renews, event=event)
 
-    def store_token_update(self, message: TokenUpdate) -> Deferred[int]:
-        return self._write("store_token_update", message)
+    def store_token_update(self, message: TokenUpdate, event: Event | None = None) -> Deferred[int]:
+        return self._write("store_token_update", message, event=event)
 
-    def store_user_authenticate(self, message: UserAuthenticate) -> Deferred[None]:
-        return self._write("store_user_authenticate", message)
+    def store_user_authenticate(
+        self, message: UserAuthenticate, event: Event | None = None
+    ) -> Deferred[None]:
+        return self._write("store_user_authenticate", message, event=event)
 
-    def disable(self, enrollment: Enrollment) -> Deferred[None]:
-        return self._write("disable", enrollment)
+    def disable(self, enrollment: Enrollment, event: Event | None = None) -> Deferred[None]:
+        return self._write("disable", enrollment, event=event)
 
     def touch(self, enrollment_id: str) -> None:
         for storage in self._all():
             storage.touch(enrollment_id)
 
-    def store_bootstrap_token(self, device_id: str, token: bytes | None) -> Deferred[None]:
-        return self._write("store_bootstrap_token", device_id, token)
+    def store_bootstrap_token(
+        self, device_id: str, token: bytes | None, event: Event | None = None
+    ) -> Deferred[None]:
+        return self._write("store_bootstrap_token", device_id, token, event=event)
 
     def enqueue(self, command: Command, ids: Sequence[str]) -> Deferred[dict[str, str]]:
         return self._write("enqueue", command, ids)
 
-    def store_report(self, report: CommandReport) -> Deferred[ReportOutcome]:
-        return self._write("store_report", report)
+    def store_report(
+        self, report: CommandReport, event: Event | None = None
+    ) -> Deferred[ReportOutcome]:
+        return self._write("store_report", report, event=event)
 
     def associate(
         self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
     ) -> Deferred[AssociationFacts]:
         return self._write("associate", device_id, sha256, first_only, grace, twin)
+
+    def store_migrated(self, message: Migratable) -> Deferred[bool]:
+        return self._write("store_migrated", message)
+
+    def store_push_certificate(
+        self, topic: str, certificate_pem: str, key_pem: str
+    ) -> Deferred[None]:
+        return self._write("store_push_certificate", topic, certificate_pem, key_pem)

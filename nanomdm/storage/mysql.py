@@ -74,6 +74,7 @@ class MySQLDialect:
         "DELETE FROM nanomdm_sequence WHERE value < @nanomdm_newest - 10000 LIMIT 100000",
     )
     for_update = "FOR UPDATE"
+    for_update_skip_locked = "FOR UPDATE SKIP LOCKED"
 
     def statement(self, sql: str) -> str:
         return format_style(sql)
@@ -88,6 +89,14 @@ class MySQLDialect:
 
     def age(self, column: str) -> str:
         return f"TIMESTAMPDIFF(MICROSECOND, {column}, CURRENT_TIMESTAMP(6)) / 1e6"
+
+    unix_now = "UNIX_TIMESTAMP()"
+
+    def random_below(self, count: int) -> str:
+        return f"FLOOR(RAND() * {count})"
+
+    def as_python_sorts(self, column: str) -> str:
+        return f"CAST({column} AS BINARY)"
 
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         # Row values in a list do not use an index on every version.

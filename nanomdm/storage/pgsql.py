@@ -88,12 +88,22 @@ class PostgreSQLDialect(OnConflictDialect):
     """
 
     for_update = "FOR UPDATE"
+    for_update_skip_locked = "FOR UPDATE SKIP LOCKED"
 
     def statement(self, sql: str) -> str:
         return format_style(sql)
 
     def age(self, column: str) -> str:
         return f"EXTRACT(EPOCH FROM (LOCALTIMESTAMP - {column}))"
+
+    # The time of the transaction's begin, as in L{age}.
+    unix_now = "CAST(floor(EXTRACT(EPOCH FROM CURRENT_TIMESTAMP)) AS BIGINT)"
+
+    def random_below(self, count: int) -> str:
+        return f"CAST(floor(random() * {count}) AS BIGINT)"
+
+    def as_python_sorts(self, column: str) -> str:
+        return f'{column} COLLATE "C"'
 
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("SELECT nextval('nanomdm_sequence')")

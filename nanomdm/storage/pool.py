@@ -137,7 +137,9 @@ class Pool(adbapi.ConnectionPool):
         cursor = connection.cursor()
         if not self._autocommit and self._engine.begin_write is not None:
             cursor.execute(self._engine.begin_write)
-        result = work(Transaction(cursor, self._engine.dialect))
+        transaction = Transaction(cursor, self._engine.dialect)
+        result = work(transaction)
+        transaction.finish()
         cursor.close()
         if not self._autocommit:
             self._commit(connection)

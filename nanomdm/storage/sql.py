@@ -5,6 +5,7 @@ The storage on SQL: each method names its operation and where it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -13,16 +14,47 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nanomdm.interfaces import AssociationFacts, IStorage, QueueSummary, ReportOutcome
+from nanomdm.interfaces import (
+    AssociationFacts,
+    Backlog,
+    CertificateHolder,
+    DeadToken,
+    FailedEvent,
+    IStorage,
+    PushAgain,
+    PushTarget,
+    QueuedEvent,
+    QueueSummary,
+    ReportOutcome,
+    StoredPushCertificate,
+)
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.command import Command, CommandReport
 from nanomdm.mdm.enrollment import Enrollment
-from nanomdm.storage import associations, commands, enrollments, inspection, tokens
+from nanomdm.mdm.event import Event
+from nanomdm.mdm.migration import Migratable
+from nanomdm.storage import (
+    associations,
+    commands,
+    enrollments,
+    inspection,
+    migrated,
+    pushcerts,
+    pushes,
+    repush,
+    tokens,
+    webhook,
+    webhook_failed,
+)
+from nanomdm.storage.batcher import Operation
 from nanomdm.storage.database import Database
+from nanomdm.storage.transaction import chunks
 from nanomdm.storage.upkeep import Upkeep
 
-#: Ids in one call from which on it takes long enough to disturb others.
+#: Ids in one call from which on it takes long enough to disturb others: of those
+#: that enqueue, and of those that begin schedules.
 _LARGE = 1000
+_LARGE_PUSH = 100
 
 #: Seconds between two writes of C{last_seen_at}.
 _SEEN_INTERVAL = 1.0
@@ -87,30 +119,45 @@ class SQLStorage:
     # enrollments
 
     def store_authenticate(
-        self, message: Authenticate, identity_pem: str, renews: Callable[[bytes], bool]
+        self,
+        message: Authenticate,
+        identity_pem: str,
+        renews: Callable[[bytes], bool],
+        event: Event | None = None,
     ) -> Deferred[bool]:
         call = enrollments.AuthenticateCall(message, identity_pem, renews)
-        return self._write(enrollments.authenticate, call)
+        return self._tell(event, self._write, enrollments.authenticate, call)
 
-    def store_token_update(self, message: TokenUpdate) -> Deferred[int]:
-        return self._write(enrollments.token_update, message)
+    def store_token_update(self, message: TokenUpdate, event: Event | None = None) -> Deferred[int]:
+        if event is None:
+            return self._write(enrollments.token_update, message)
+        return self._write(
+            webhook.recorded(enrollments.token_update, tallies=True), (message, event)
+        )
 
-    def store_user_authenticate(self, message: UserAuthenticate) -> Deferred[None]:
-        return self._write(enrollments.user_authenticate, message)
+    def store_user_authenticate(
+        self, message: UserAuthenticate, event: Event | None = None
+    ) -> Deferred[None]:
+        return self._tell(event, self._write, enrollments.user_authenticate, message)
 
-    def disable(self, enrollment: Enrollment) -> Deferred[None]:
-        return self._write(enrollments.disable, enrollment)
+    def disable(self, enrollment: Enrollment, event: Event | None = None) -> Deferred[None]:
+        return self._tell(event, self._write, enrollments.disable, enrollment)
 
     def touch(self, enrollment_id: str) -> None:
         self._seen.add(enrollment_id)
 
     # bootstrap tokens
 
-    def store_bootstrap_token(self, device_id: str, token: bytes | None) -> Deferred[None]:
-        return self._write(tokens.store_bootstrap, tokens.BootstrapToken(device_id, token))
+    def store_bootstrap_token(
+        self, device_id: str, token: bytes | None, event: Event | None = None
+    ) -> Deferred[None]:
+        call = tokens.BootstrapToken(device_id, token)
+        return self._tell(event, self._write, tokens.store_bootstrap, call)
 
-    def fetch_bootstrap_token(self, device_id: str) -> Deferred[bytes | None]:
-        return self._read(tokens.fetch_bootstrap, device_id)
+    def fetch_bootstrap_token(
+        self, device_id: str, event: Event | None = None
+    ) -> Deferred[bytes | None]:
+        return self._tell(event, self._read, tokens.fetch_bootstrap, device_id)
 
     # commands
 
@@ -120,16 +167,23 @@ class SQLStorage:
             return self._database.write_alone(commands.enqueue, call)
         return self._write(commands.enqueue, call)
 
-    def next_command(self, enrollment_id: str) -> Deferred[bytes | None]:
-        return self._read(commands.next_command, enrollment_id)
+    def next_command(
+        self, enrollment_id: str, event: Event | None = None
+    ) -> Deferred[bytes | None]:
+        return self._tell(event, self._read, commands.next_command, enrollment_id)
 
-    def store_report(self, report: CommandReport) -> Deferred[ReportOutcome]:
-        return self._write(self._store_report, report)
+    def store_report(
+        self, report: CommandReport, event: Event | None = None
+    ) -> Deferred[ReportOutcome]:
+        return self._tell(event, self._write, self._store_report, report)
 
     # certificate associations
 
     def association(self, device_id: str, sha256: str) -> Deferred[AssociationFacts]:
         return self._read(associations.facts, associations.Pair(device_id, sha256))
+
+    def enrollment_of_certificate(self, sha256: str) -> Deferred[CertificateHolder | None]:
+        return self._read(associations.holders, sha256)
 
     def associate(
         self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
@@ -137,6 +191,104 @@ class SQLStorage:
         pair = associations.Pair(device_id, sha256)
         call = associations.AssociateCall(pair, first_only, grace, twin)
         return self._write(associations.associate, call)
+
+    # migration
+
+    def store_migrated(self, message: Migratable) -> Deferred[bool]:
+        return self._write(migrated.store, message)
+
+    # pushes
+
+    def store_push_certificate(
+        self, topic: str, certificate_pem: str, key_pem: str
+    ) -> Deferred[None]:
+        return self._write(pushcerts.store, (topic, certificate_pem, key_pem))
+
+    def push_certificate(self, topic: str) -> Deferred[StoredPushCertificate | None]:
+        return self._read(pushcerts.fetch, topic)
+
+    def push_certificates(self) -> Deferred[list[tuple[str, str]]]:
+        return self._read(pushcerts.fetch_all, None)
+
+    def push_targets(self, ids: Sequence[str], schedule: bool) -> Deferred[dict[str, PushTarget]]:
+        if not schedule:
+            return self._read(pushes.targets, ids)
+        write = self._database.write_alone if len(ids) > _LARGE_PUSH else self._write
+        return write(pushes.targets_pushed_now, ids)
+
+    def bury_push_token(self, target: PushTarget, dead: DeadToken, ago: float) -> Deferred[bool]:
+        return self._write(pushes.bury, pushes.BuryCall(target, dead, ago))
+
+    def forget_pushes(self, ids: Sequence[str]) -> Deferred[None]:
+        return self._write(pushes.forget, ids)
+
+    def push_again(self, server: str, limit: int) -> Deferred[list[PushAgain]]:
+        return self._database.write_alone(repush.push_again, repush.Round(server, limit))
+
+    def repeat_step(self, due: Sequence[PushAgain]) -> Deferred[None]:
+        return self._database.write_alone(repush.repeat_step, due)
+
+    # events
+
+    def _tell(
+        self,
+        event: Event | None,
+        untold: Callable[[Operation, Any], Deferred[Any]],
+        operation: Operation,
+        argument: Any,
+    ) -> Deferred[Any]:
+        """
+        Run an operation, and write its event in the same transaction.
+
+        @param untold: runs it when there is no event.
+        """
+        if event is None:
+            return untold(operation, argument)
+        return self._write(webhook.recorded(operation), (argument, event))
+
+    def _settle(
+        self, server: str, event: QueuedEvent, outcome: webhook.Outcome, **more: Any
+    ) -> Deferred[Any]:
+        attempt = webhook.Attempt(server, event, outcome, **more)
+        return self._database.write_beside(webhook.settle, attempt)
+
+    def record_event(self, event: Event) -> Deferred[None]:
+        return self._write(webhook.record, event)
+
+    def claim_events(self, server: str, streams: int, lease: float) -> Deferred[list[QueuedEvent]]:
+        return self._database.write_alone(webhook.claim, webhook.Claim(server, streams, lease))
+
+    def event_delivered(self, server: str, event: QueuedEvent) -> Deferred[QueuedEvent | None]:
+        return self._settle(server, event, webhook.Outcome.DELIVERED)
+
+    def event_postponed(self, server: str, event: QueuedEvent, delay: float) -> Deferred[None]:
+        return self._settle(server, event, webhook.Outcome.POSTPONED, delay=delay)
+
+    def event_failed(
+        self, server: str, event: QueuedEvent, reason: str
+    ) -> Deferred[QueuedEvent | None]:
+        return self._settle(server, event, webhook.Outcome.FAILED, reason=reason)
+
+    def release_events(self, server: str) -> Deferred[None]:
+        return self._database.write_alone(webhook.release, server)
+
+    def event_backlog(self) -> Deferred[Backlog]:
+        # Counting many takes long.
+        return self._database.write_alone(webhook_failed.backlog, None)
+
+    def failed_events(self, limit: int, after: int) -> Deferred[list[FailedEvent]]:
+        return self._read(webhook_failed.fetch, webhook_failed.Page(limit, after))
+
+    def retry_events(self, numbers: Sequence[int] | None) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._retry_events(numbers))
+
+    async def _retry_events(self, numbers: Sequence[int] | None) -> int:
+        if numbers is None:
+            numbers = await self._database.write_alone(webhook_failed.numbers, None)
+        count = 0
+        for piece in chunks(sorted(set(numbers)), webhook_failed.PIECE):
+            count += await self._database.write_alone(webhook_failed.retry, piece)
+        return count
 
     # inspection
 

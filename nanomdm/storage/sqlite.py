@@ -40,12 +40,21 @@ class SQLiteDialect(OnConflictDialect):
     """
 
     for_update = ""
+    for_update_skip_locked = ""
 
     def statement(self, sql: str) -> str:
         return sql
 
     def age(self, column: str) -> str:
         return f"(julianday('now') - julianday({column})) * 86400.0"
+
+    unix_now = "CAST(strftime('%s', 'now') AS INTEGER)"
+
+    def random_below(self, count: int) -> str:
+        return f"abs(random() % {count})"
+
+    def as_python_sorts(self, column: str) -> str:
+        return column
 
     def next_number(self, cursor: Cursor) -> int:
         cursor.execute("INSERT INTO nanomdm_sequence DEFAULT VALUES")

@@ -4,12 +4,15 @@ Statements in a transaction, in words that every engine understands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from nanomdm.storage.dialect import Cursor, Dialect
 
 T = TypeVar("T")
+
+#: Runs at the end of a transaction.
+LastOperation = Callable[["Transaction", Sequence[Any]], None]
 
 #: Values in one statement: far below every engine's limit on placeholders.
 _CHUNK: Final = 2048
@@ -26,6 +29,21 @@ class Transaction:
     def __init__(self, cursor: Cursor, dialect: Dialect) -> None:
         self._cursor = cursor
         self.dialect = dialect
+        self._last: dict[LastOperation, list[Any]] = {}
+
+    def at_end(self, operation: LastOperation, arguments: Iterable[Any]) -> None:
+        """
+        Have an operation run when all others have, once for all arguments.  So what
+        many need is locked in one order, and not for long.
+        """
+        self._last.setdefault(operation, []).extend(arguments)
+
+    def finish(self) -> None:
+        """
+        Run what is to run L{at_end}.
+        """
+        for operation, arguments in self._last.items():
+            operation(self, arguments)
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """
@@ -56,7 +74,7 @@ class Transaction:
         self._cursor.execute(self.dialect.statement(sql), tuple(parameters))
         return list(self._cursor.fetchall())
 
-    def rows_in(self, sql: str, values: Sequence[str], *parameters: Any) -> Iterator[Any]:
+    def rows_in(self, sql: str, values: Sequence[str | int], *parameters: Any) -> Iterator[Any]:
         """
         All rows of a statement that asks about many values.
 
@@ -66,7 +84,7 @@ class Transaction:
         for statement, padded in _in_chunks(sql, values):
             yield from self.rows(statement, (*parameters, *padded))
 
-    def execute_in(self, sql: str, values: Sequence[str], *parameters: Any) -> None:
+    def execute_in(self, sql: str, values: Sequence[str | int], *parameters: Any) -> None:
         """
         Execute a statement about many values; see L{rows_in}.
         """
@@ -142,7 +160,7 @@ def flatten(pairs: Iterable[Sequence[T]]) -> list[T]:
     return [part for pair in pairs for part in pair]
 
 
-def _in_chunks(sql: str, values: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+def _in_chunks(sql: str, values: Sequence[str | int]) -> Iterator[tuple[str, Sequence[str | int]]]:
     """
     @return: for each piece of C{values} the statement with placeholders for it, and
         the piece with its last value repeated up to a power of two: so a few

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
 from nanomdm.errors import CommandConflict, NotEnrolled
-from nanomdm.interfaces import IStorage
+from nanomdm.interfaces import CertificateHolder, IStorage
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.command import installs_mdm_profile, parse_command, parse_report
 from nanomdm.mdm.enrollment import SHARED_IPAD_USER_ID
@@ -577,6 +577,52 @@ class StorageContract:
             [self.associate(f"D{n}", one, twin=two) for n, (one, two) in enumerate(hashes)]
         )
         self.assertEqual([facts.inserted for facts in results].count(True), 1)
+
+    async def test_enrollmentOfCertificate(self) -> None:
+        find = self.storage.enrollment_of_certificate
+        self.assertIsNone(await find(HASH_A))
+        await self.associate("D1", HASH_A, twin="c" * 64)
+        await self.associate("D2", HASH_B)
+        self.assertEqual(await find(HASH_A), CertificateHolder("D1"))
+        self.assertEqual(await find(HASH_B), CertificateHolder("D2"))
+        # As with all requests but Authenticate, only the hash that was shown then.
+        self.assertIsNone(await find("c" * 64))
+
+    async def test_enrollmentOfSupersededCertificate(self) -> None:
+        await self.associate("D1", HASH_A)
+        await self.associate("D1", HASH_B)
+        await self.backdate("2026-01-01 00:00:00", HASH_A)
+        await self.backdate("2026-01-02 00:00:00", HASH_B)
+        superseded = await self.storage.enrollment_of_certificate(HASH_A)
+        self.assertEqual(superseded.device_id, "D1")
+        self.assertGreater(superseded.superseded_for, DAY)
+        newest = await self.storage.enrollment_of_certificate(HASH_B)
+        self.assertEqual(newest, CertificateHolder("D1"))
+
+    async def test_certificateOfSeveralEnrollments(self) -> None:
+        """
+        NanoMDM's tables may have that.
+        """
+        days = {"D1": "2026-01-01", "D2": "2026-01-03", "D3": "2026-01-02"}
+        for id in days:
+            await self.associate(id, id[1] * 64)
+        await self.query("UPDATE cert_auth_associations SET sha256 = ?", HASH_A)
+        for id, day in days.items():
+            await self.query(
+                "UPDATE cert_auth_associations SET updated_at = ? WHERE id = ?",
+                f"{day} 00:00:00",
+                id,
+            )
+        found = await self.storage.enrollment_of_certificate(HASH_A)
+        self.assertEqual(found, CertificateHolder("D2"))
+
+    async def test_enrollmentsOfCertificatesAtOnce(self) -> None:
+        await self.associate("D1", HASH_A)
+        await self.associate("D2", HASH_B)
+        hashes = [HASH_A, HASH_B, "c" * 64, HASH_A] * 5
+        found = await gatherResults(map(self.storage.enrollment_of_certificate, hashes))
+        ids = [holder and holder.device_id for holder in found]
+        self.assertEqual(ids, ["D1", "D2", None, "D1"] * 5)
 
     async def test_oneCertificateTwoDevicesAtOnce(self) -> None:
         ids: Sequence[str] = [f"D{n}" for n in range(20)]

@@ -10,7 +10,14 @@ _NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHER
 
 
 def fill_queue(
-    connection: Any, kind: str, devices: int, answered: int, outstanding: int, retired: bool = True
+    connection: Any,
+    kind: str,
+    devices: int,
+    answered: int,
+    outstanding: int,
+    retired: bool = True,
+    pushes: int = 1,
+    events: int = 1,
 ) -> None:
     """
     Enrollments C{Q1}, C{Q2}, … with answered commands each, and outstanding ones
@@ -19,6 +26,8 @@ def fill_queue(
     @param kind: as in C{--storage}.
     @param retired: answered rows are inactive, as this server leaves them; NanoMDM
         leaves them active.
+    @param pushes: rows that are due to be pushed again, of nobody who is enrolled.
+    @param events: events of C{W0} to C{W99}, and so many streams C{W0}, C{W1}, ….
     """
     cursor = connection.cursor()
     if kind == "mysql":
@@ -42,6 +51,15 @@ def fill_queue(
 
     now = "CURRENT_TIMESTAMP"
     device = name("Q")
+    insert("nanomdm_pushes", "id, pushed, step, due", pushes, f"{name('P')}, 0, i % 5, i")
+    event = f"'e', 't', {name('W', 'i % 100')}, '{{}}', '<?xml', i"
+    insert(
+        "nanomdm_webhook_events",
+        "event_id, topic, enrollment_id, head, raw, created",
+        events,
+        event,
+    )
+    insert("nanomdm_webhook_streams", "enrollment_id, due", events, f"{name('W', 'i - 1')}, i")
     insert("devices", "id, authenticate, authenticate_at", devices, f"{device}, '<?xml', {now}")
     insert(
         "enrollments",
@@ -76,7 +94,9 @@ def fill_queue(
     )
     connection.commit()
     if kind == "mysql":
-        cursor.execute("ANALYZE TABLE enrollment_queue, command_results, commands, enrollments")
+        tables = "enrollment_queue, command_results, commands, enrollments, nanomdm_pushes"
+        ours = "nanomdm_webhook_events, nanomdm_webhook_streams"
+        cursor.execute(f"ANALYZE TABLE {tables}, {ours}")
         cursor.fetchall()
     else:
         cursor.execute("ANALYZE")

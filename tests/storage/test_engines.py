@@ -4,6 +4,7 @@ The storage contract on real MariaDB, MySQL and PostgreSQL servers.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import count
 from typing import Any, ClassVar
@@ -12,17 +13,26 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from nanomdm.storage import commands
+from nanomdm.interfaces import QueuedEvent
+from nanomdm.mdm.event import Event
+from nanomdm.storage import commands, repush, webhook
+from nanomdm.storage.engine import Trouble
 from nanomdm.storage.factory import open_storage
+from nanomdm.storage.leases import take_lease
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 from nanomdm.storage.sql import SQLStorage
+from nanomdm.storage.transaction import Transaction
 from tests.servers import shared, unavailable
 from tests.storage.contract import StorageContract
+from tests.storage.event_contract import EventContract, event
 from tests.storage.filling import fill_queue
+from tests.storage.push_contract import PushContract
 
 _TABLES = (
     *("command_results", "enrollment_queue", "commands", "enrollments", "users", "devices"),
     *("push_certs", "cert_auth_associations", "nanomdm_cert_owners"),
+    *("nanomdm_pushes", "nanomdm_dead_tokens", "nanomdm_leases"),
+    *("nanomdm_webhook_events", "nanomdm_webhook_streams", "nanomdm_webhook_failed"),
 )
 _numbers = count()
 
@@ -74,7 +84,7 @@ class EngineCase(TestCase):
         connection.close()
 
 
-class EngineContract(StorageContract, EngineCase):
+class EngineContract(StorageContract, PushContract, EventContract, EngineCase):
     """
     The contract on the shared database.
     """
@@ -84,22 +94,148 @@ class EngineContract(StorageContract, EngineCase):
         self.empty()
         return storage
 
+    def open_second(self) -> SQLStorage:
+        return open_storage([self.settings()], reactor)
+
+    def test_leaseIsLocked(self) -> None:
+        """
+        Nobody gets between the look at a lease that has ended and its taking.
+        """
+        engine = self.storage._database._engine
+        one, two = engine.connect(), engine.connect()
+        for connection in (one, two):
+            self.addCleanup(connection.close)
+        other = Transaction(two.cursor(), engine.dialect)
+        other.execute(self.impatient)
+
+        class Interrupted(Transaction):
+            def row(_, *arguments: Any) -> Any:
+                error = self.assertRaises(two.Error, take_lease, other, "any", "two", 60)
+                self.assertIs(engine.trouble(error), Trouble.RETRY)
+                two.rollback()
+                return super().row(*arguments)
+
+        take_lease(Transaction(one.cursor(), engine.dialect), "any", "gone", 0)
+        one.commit()
+        transaction = Interrupted(one.cursor(), engine.dialect)
+        self.assertTrue(take_lease(transaction, "any", "one", 60))
+        one.commit()
+        self.assertFalse(take_lease(other, "any", "two", 60))
+
+    def other(self) -> Transaction:
+        """
+        @return: a transaction of another server, which does not wait for locks.
+        """
+        engine = self.storage._database._engine
+        connection = engine.connect()
+        self.addCleanup(connection.close)
+        transaction = Transaction(connection.cursor(), engine.dialect)
+        transaction.execute(self.impatient)
+        connection.commit()
+        return transaction
+
+    def assertWaits(self, work: Any, other: Transaction, *more: Any) -> None:
+        """
+        Another server can not do this now, since somebody else is at it.
+        """
+        connection = other._cursor.connection
+        error = self.assertRaises(connection.Error, work, other, *more)
+        self.assertIs(self.storage._database._engine.trouble(error), Trouble.RETRY)
+        connection.rollback()
+        other._last.clear()
+
+    def write(self, transaction: Transaction, *events: Event) -> None:
+        webhook.record(transaction, events)
+        transaction.finish()
+
+    async def test_lastEventWhileAnotherIsWritten(self) -> None:
+        """
+        Who finishes an enrollment's last event waits for who is writing the next
+        one, and the other way round: so nothing is left behind that nobody looks for.
+        """
+
+        def settle(transaction: Transaction) -> QueuedEvent | None:
+            attempt = webhook.Attempt("one", queued, webhook.Outcome.DELIVERED)
+            [following] = webhook.settle(transaction, [attempt])
+            return following
+
+        await self.record("D1", "E1")
+        queued = await self.claim_one()
+        one, two = self.other(), self.other()
+        self.write(one, event("E2"))
+        self.assertWaits(settle, two)
+        self.assertWaits(self.write, two, event("E3"))
+        one._cursor.connection.commit()
+        queued = settle(two)
+        two._cursor.connection.commit()
+        self.assertIsNone(settle(two))
+        self.assertWaits(self.write, one, event("E4"))
+        two._cursor.connection.commit()
+        two = self.other()
+        self.write(two, event("E4"))
+        two._cursor.connection.commit()
+        self.assertEqual(await self.names(), {"D1": ["E4"]})
+
+    async def test_claimLeavesOutWhatIsLocked(self) -> None:
+        """
+        Nobody who looks for events waits for who is writing some.
+        """
+        await self.record("D1", "E1")
+        await self.record("D2", "E2")
+        other = self.other()
+        self.write(other, event("E3", "D1"), event("E4", "D3"))
+        self.assertEqual((await self.claim_one()).enrollment_id, "D2")
+        other._cursor.connection.commit()
+        self.assertEqual(await self.names("two"), {"D1": ["E1", "E3"], "D3": ["E4"]})
+
     explain = "EXPLAIN"
+    impatient = "SET SESSION innodb_lock_wait_timeout = 1"
+
+    def fill(self, **more: Any) -> None:
+        connection = shared(self.engine).python_connection("contract")
+        self.addCleanup(connection.close)
+        fill_queue(connection, self.kind, devices=20, answered=100, outstanding=20, **more)
+
+    async def plan(self, statement: str, *parameters: object) -> str:
+        rows = await self.query(f"{self.explain} {statement}", *parameters)
+        return "\n".join(" ".join(map(str, row)) for row in rows)
 
     async def test_nextCommandUsesTheIndex(self) -> None:
         """
         One index answers the look for the next command, without the table and
         without sorting, once there are enough rows to matter.
         """
-        connection = shared(self.engine).python_connection("contract")
-        self.addCleanup(connection.close)
-        fill_queue(connection, self.kind, devices=20, answered=100, outstanding=20)
+        self.fill()
         hint = self.storage._database._engine.dialect.use_index("nanomdm_queue_next")
         statement = commands.NEXT_COMMANDS.format(index=hint, values="?, ?")
-        plan = await self.query(f"{self.explain} {statement}", "Q1", "Q2")
-        text = "\n".join(" ".join(map(str, row)) for row in plan)
-        self.assertPlan(text)
+        self.assertPlan(await self.plan(statement, "Q1", "Q2"))
         self.assertEqual(await self.storage.next_command("Q1"), b"<?xml outstanding")
+
+    async def test_pushAgainUsesTheIndexes(self) -> None:
+        """
+        What is due is found in one index, and what is outstanding in another,
+        without sorting and without reading the tables.
+        """
+        self.fill(pushes=50_000)
+        dialect = self.storage._database._engine.dialect
+        self.assertDuePlan(await self.plan(repush.due_statement(dialect)))
+        states = repush.states_statement(dialect).format(values="?, ?")
+        self.assertStatesPlan(await self.plan(states, "Q1", "Q2"))
+        self.assertEqual(await self.storage.push_again("one", 10), [])
+        # The first two thousand of each step are of nobody, and so done.
+        self.assertEqual(await self.query("SELECT count(*) FROM nanomdm_pushes"), [(40_000,)])
+
+    async def test_eventsUseTheIndexes(self) -> None:
+        """
+        What is due, and the first event of each enrollment, are found in an index
+        without sorting.
+        """
+        self.fill(events=20_000)
+        dialect = self.storage._database._engine.dialect
+        self.assertClaimPlan(await self.plan(webhook.due_statement(dialect, 16)))
+        first = webhook.first_statement(dialect).format(values="?, ?")
+        self.assertFirstPlan(await self.plan(first, "W1", "W2"))
+        self.assertEqual([one.enrollment_id for one in await self.claim(streams=2)], ["W0", "W1"])
 
     def assertPlan(self, plan: str) -> None:
         """
@@ -108,6 +244,28 @@ class EngineContract(StorageContract, EngineCase):
         [line] = [line for line in plan.splitlines() if "nanomdm_queue_next" in line]
         self.assertRegex(line, r"\bq\b.*\bref\b.* nanomdm_queue_next .*Using index")
         self.assertNotIn("filesort", line)
+
+    def assertDuePlan(self, plan: str) -> None:
+        lines = [line for line in plan.splitlines() if "DERIVED" in line]
+        self.assertEqual(len(lines), 5, plan)
+        for line in lines:
+            self.assertRegex(line, r"\brange nanomdm_pushes_due\b")
+            self.assertNotIn("filesort", line)
+
+    def assertStatesPlan(self, plan: str) -> None:
+        self.assertEqual(len(re.findall(r"\be\b.*\brange PRIMARY\b", plan)), 1, plan)
+        looks = re.findall(r"\bq\b.*\bref\b.* nanomdm_queue_next .*Using index", plan)
+        self.assertEqual(len(looks), 2, plan)
+        self.assertNotIn("filesort", plan)
+
+    def assertClaimPlan(self, plan: str) -> None:
+        self.assertRegex(plan, r"\brange nanomdm_webhook_streams_due\b")
+        self.assertNotIn("filesort", plan)
+
+    def assertFirstPlan(self, plan: str) -> None:
+        self.assertRegex(plan, r"\be\b.*\bref nanomdm_webhook_events_enrollment .*Using index")
+        self.assertRegex(plan, r"\bs\b.*\brange PRIMARY\b")
+        self.assertNotIn("filesort", plan)
 
 
 class MariaDBTests(EngineContract):
@@ -135,11 +293,33 @@ class PostgreSQLTests(EngineContract):
     """
 
     engine, kind = "postgresql", "pgsql"
+    impatient = "SET lock_timeout = 50"
     skip = unavailable("postgresql")
 
     def assertPlan(self, plan: str) -> None:
         self.assertIn("Index Only Scan using nanomdm_queue_next on enrollment_queue q", plan)
         self.assertNotIn("Sort", plan)
+
+    def assertDuePlan(self, plan: str) -> None:
+        self.assertEqual(plan.count("Index Scan using nanomdm_pushes_due on"), 5, plan)
+        self.assertNotIn("Seq Scan", plan)
+        # Only the few that were found, of all steps together, may have to be sorted.
+        self.assertEqual(plan.count("->  Limit"), 5, plan)
+
+    def assertStatesPlan(self, plan: str) -> None:
+        looks = plan.count("Index Only Scan using nanomdm_queue_next on enrollment_queue q")
+        self.assertEqual(looks, 2, plan)
+        self.assertNotIn("Sort", plan)
+
+    def assertClaimPlan(self, plan: str) -> None:
+        self.assertIn("Index Scan using nanomdm_webhook_streams_due on", plan)
+        self.assertNotIn("Sort", plan)
+
+    def assertFirstPlan(self, plan: str) -> None:
+        self.assertIn("Index Only Scan using nanomdm_webhook_events_enrollment on", plan)
+        self.assertIn("Scan using nanomdm_webhook_streams_pkey on", plan)
+        self.assertNotIn("Sort", plan)
+        self.assertNotIn("Seq Scan", plan)
 
     def backdate(self, when: str, sha256: str) -> Deferred[int]:
         """

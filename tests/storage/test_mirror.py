@@ -31,8 +31,21 @@ from tests.storage.test_engines import EngineCase
 _WRITES = (
     *("store_authenticate", "store_token_update", "store_user_authenticate", "disable"),
     *("store_bootstrap_token", "enqueue", "store_report", "associate"),
+    *("store_migrated", "store_push_certificate"),
 )
-_READS = ("association", "fetch_bootstrap_token", "next_command")
+#: What the first storage alone is asked for.
+_ALONE = (
+    *("association", "enrollment_of_certificate", "fetch_bootstrap_token", "next_command"),
+    *("push_certificate", "push_certificates", "push_targets", "bury_push_token"),
+    *("forget_pushes", "push_again", "repeat_step"),
+    *("record_event", "claim_events", "event_delivered", "event_postponed", "event_failed"),
+    *("release_events", "event_backlog", "failed_events", "retry_events"),
+)
+#: Those that write and take an event.
+_TELLING = (
+    *("store_authenticate", "store_token_update", "store_user_authenticate", "disable"),
+    *("store_bootstrap_token", "store_report"),
+)
 
 
 class FakeStorage:
@@ -40,23 +53,26 @@ class FakeStorage:
     A storage whose methods fire when the test says so.
 
     @ivar calls: what was asked for, without L{touch}.
+    @ivar events: the events that came with it.
     @ivar answer: when not L{None}, makes what every method returns.
     """
 
     def __init__(self, answer: Any = None) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.events: list[Any] = []
         self.seen: list[str] = []
         self.waiting: list[Deferred[Any]] = []
         self.answer = answer
         self.started = False
         self.stopped = 0
         self.stopping: Deferred[None] = succeed(None)
-        for name in (*_WRITES, *_READS):
+        for name in (*_WRITES, *_ALONE):
             setattr(self, name, self._method(name))
 
     def _method(self, name: str) -> Any:
-        def method(*arguments: Any) -> Deferred[Any]:
+        def method(*arguments: Any, event: Any = None) -> Deferred[Any]:
             self.calls.append((name, *arguments))
+            self.events += [] if event is None else [event]
             if self.answer is not None:
                 return self.answer()
             self.waiting.append(Deferred())
@@ -128,8 +144,8 @@ class MirrorTests(SynchronousTestCase):
 
     def test_every_write(self) -> None:
         """
-        Each write reaches both storages with the same arguments, reads the first
-        alone.
+        Each write reaches both storages with the same arguments; reads, and what
+        pushes leave behind, the first alone.
         """
         self.other.answer = lambda: succeed("other")
         arguments = {
@@ -137,6 +153,7 @@ class MirrorTests(SynchronousTestCase):
             "store_bootstrap_token": ("D1", b"token"),
             "enqueue": ("command", ["D1"]),
             "associate": ("D1", HASH_A, True, 1.0, None),
+            "store_push_certificate": ("topic", "CERT", "KEY"),
         }
         for name in _WRITES:
             given = arguments.get(name, (name,))
@@ -144,12 +161,34 @@ class MirrorTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(result), "answer")
         self.assertEqual([call[0] for call in self.first.calls], list(_WRITES))
         self.assertEqual(self.other.calls, self.first.calls)
-        for name in _READS:
+        for name in _ALONE:
             getattr(self.storage, name)("D1")
-        self.assertEqual([call[0] for call in self.first.calls[-3:]], list(_READS))
+        self.assertEqual([call[0] for call in self.first.calls[-len(_ALONE) :]], list(_ALONE))
         self.assertEqual(len(self.other.calls), len(_WRITES))
         self.storage.touch("D1")
         self.assertEqual((self.first.seen, self.other.seen), (["D1"], ["D1"]))
+
+    def test_events(self) -> None:
+        """
+        The first storage alone has them, whatever is written to the others.
+        """
+        self.other.answer = lambda: succeed("other")
+        arguments = {
+            "store_authenticate": ("message", "PEM", "renews"),
+            "store_bootstrap_token": ("D1", b"token"),
+        }
+        for name in _TELLING:
+            given = arguments.get(name, (name,))
+            result = getattr(self.storage, name)(*given, event=f"event of {name}")
+            self.assertEqual(self.successResultOf(result), "answer")
+        for name in ("next_command", "fetch_bootstrap_token"):
+            getattr(self.storage, name)("D1", event=name)
+        self.assertEqual(
+            self.first.events,
+            [*(f"event of {name}" for name in _TELLING), "next_command", "fetch_bootstrap_token"],
+        )
+        self.assertEqual([call[0] for call in self.other.calls], list(_TELLING))
+        self.assertEqual(self.other.events, [])
 
     def test_only_what_the_first_has_done(self) -> None:
         """
@@ -379,6 +418,7 @@ class RealTests(EngineCase):
         "commands": "command_uuid, request_type, command",
         "command_results": "id, command_uuid, status, result, not_now_tally",
         "enrollment_queue": "id, command_uuid, active, priority",
+        "push_certs": "topic, cert_pem, key_pem, stale_token",
         "cert_auth_associations": "id, sha256",
         "nanomdm_cert_owners": "sha256, id",
     }
@@ -425,6 +465,8 @@ class RealTests(EngineCase):
         )
         await authenticate("D4")
         await storage.associate("D1", HASH_A, False, 60.0, None)
+        for pem in ("OLD", "NEW"):
+            await storage.store_push_certificate(samples.TOPIC, pem, "KEY")
         first, other = storage._first, storage._followers[0].storage
         await storage._followers[0]._caught_up()
         for table, columns in self.TABLES.items():

@@ -96,6 +96,38 @@ class TransactionTests(PoolCase):
         self.assertEqual((connection.commits, connection.rollbacks), (0, 1))
         self.assertIs(await self.use(pool), connection)
 
+    async def test_atEnd(self) -> None:
+        """
+        What is left for the end runs once, in the same transaction.
+        """
+        ran: list[Any] = []
+
+        def last(transaction: Transaction, arguments: Any) -> None:
+            ran.append((_connection(transaction).commits, list(arguments)))
+
+        def work(transaction: Transaction) -> FakeConnection:
+            transaction.at_end(last, [1])
+            transaction.at_end(last, (2, 3))
+            ran.append("work")
+            return _connection(transaction)
+
+        pool = self.open()
+        connection = await pool.run(work)
+        self.assertEqual(ran, ["work", (0, [1, 2, 3])])
+        self.assertEqual((connection.commits, connection.rollbacks), (1, 0))
+        await self.use(pool)
+        self.assertEqual(len(ran), 2)
+
+    async def test_failsAtTheEnd(self) -> None:
+        def last(transaction: Transaction, arguments: Any) -> None:
+            raise ValueError("no")
+
+        pool = self.open()
+        connection = await self.use(pool)
+        work = pool.run(lambda transaction: transaction.at_end(last, [1]))
+        await self.assertFailure(work, ValueError)
+        self.assertEqual((connection.commits, connection.rollbacks), (1, 1))
+
     async def test_commitUndone(self) -> None:
         """
         The error says that nothing happened.

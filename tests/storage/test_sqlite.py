@@ -15,16 +15,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
 from nanomdm.mdm.command import parse_report
-from nanomdm.storage import commands
+from nanomdm.storage import commands, repush, webhook
 from nanomdm.storage.schema.sqlite import MIGRATIONS
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.sqlite import prepare
 from tests import samples
 from tests.storage.contract import StorageContract
+from tests.storage.event_contract import EventContract
+from tests.storage.push_contract import PushContract
 from tests.storage.tables import open_sqlite
 
 
-class FileTests(StorageContract, TestCase):
+class FileTests(StorageContract, PushContract, EventContract, TestCase):
     """
     A database file.
     """
@@ -32,6 +34,9 @@ class FileTests(StorageContract, TestCase):
     def open(self) -> SQLStorage:
         self.path = Path(self.mktemp())
         prepare(self.path)
+        return open_sqlite(reactor, self.path)
+
+    def open_second(self) -> SQLStorage:
         return open_sqlite(reactor, self.path)
 
     async def test_secretFiles(self) -> None:
@@ -78,6 +83,39 @@ class FileTests(StorageContract, TestCase):
         lookup = "SEARCH q USING COVERING INDEX nanomdm_queue_next (id=? AND active=?)"
         self.assertIn(lookup, steps)
         self.assertFalse([step for step in steps if "SCAN" in step or "TEMP B-TREE" in step], steps)
+
+    async def test_pushAgainUsesTheIndexes(self) -> None:
+        dialect = self.storage._database._engine.dialect
+        states = repush.states_statement(dialect).format(values="?, ?")
+        for statement, lookup, times, parameters in (
+            (repush.due_statement(dialect), "nanomdm_pushes_due (step=? AND due<?)", 5, ()),
+            (states, "nanomdm_queue_next (id=? AND active=?)", 2, ("D1", "D2")),
+        ):
+            plan = await self.query("EXPLAIN QUERY PLAN " + statement, *parameters)
+            steps = [str(row[-1]) for row in plan]
+            self.assertEqual(len([step for step in steps if lookup in step]), times, steps)
+            self.assertFalse([step for step in steps if "SCAN enrollment" in step], steps)
+
+    async def test_eventsUseTheIndexes(self) -> None:
+        dialect = self.storage._database._engine.dialect
+        first = webhook.first_statement(dialect).format(values="?, ?")
+        for statement, lookups, parameters in (
+            (webhook.due_statement(dialect, 16), ["nanomdm_webhook_streams_due (due<?)"], ()),
+            (
+                first,
+                [
+                    "SEARCH s USING INDEX sqlite_autoindex_nanomdm_webhook_streams_1",
+                    "SEARCH e USING COVERING INDEX nanomdm_webhook_events_enrollment",
+                ],
+                ("D1", "D2"),
+            ),
+        ):
+            plan = await self.query("EXPLAIN QUERY PLAN " + statement, *parameters)
+            steps = "\n".join(str(row[-1]) for row in plan)
+            for lookup in lookups:
+                self.assertIn(lookup, steps)
+            for slow in ("SCAN", "TEMP B-TREE"):
+                self.assertNotIn(slow, steps)
 
     async def test_answeredRowsDoNotSlowTheQueue(self) -> None:
         await self.enroll()
@@ -145,7 +183,7 @@ class FileTests(StorageContract, TestCase):
         self.assertEqual(await self.next_uuid(), "C1")
 
 
-class MemoryTests(StorageContract, TestCase):
+class MemoryTests(StorageContract, PushContract, EventContract, TestCase):
     """
     A database in memory.
     """

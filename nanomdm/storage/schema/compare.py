@@ -12,7 +12,7 @@ from attrs import Factory, evolve, frozen
 
 from nanomdm.errors import ConfigError
 from nanomdm.storage.schema.changes import Change, rows, run
-from nanomdm.storage.schema.tables import BASE, CERT_OWNERS, VIEW, Column, Index, Table
+from nanomdm.storage.schema.tables import BASE, OWN, VIEW, Column, Index, Table
 
 
 @frozen
@@ -136,7 +136,7 @@ class ServerEngine(ABC):
 
     def _compare(self, present: Present) -> list[Change]:
         changes: list[Change] = []
-        for table in (*self._base, CERT_OWNERS):
+        for table in (*self._base, *OWN):
             changes += self._compare_table(table, present)
         if "view_queue" not in present.columns:
             changes.append(Change("view view_queue", (VIEW,)))
@@ -163,7 +163,7 @@ class ServerEngine(ABC):
         missing = [table.name for table in self._base if table.name not in present.columns]
         if 0 < len(missing) < len(self._base) and not self._interrupted(len(missing), present):
             lacking += [f"table {name}" for name in missing]
-        for table in (*self._base, CERT_OWNERS):
+        for table in (*self._base, *OWN):
             there = present.columns.get(table.name)
             lacking += [
                 f"column {column.name} of {table.name}"

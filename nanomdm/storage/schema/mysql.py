@@ -33,6 +33,8 @@ _WORDS: Final = {
     "blob": "LONGBLOB",
     "tiny": "TINYINT",
     "touched": " ON UPDATE CURRENT_TIMESTAMP",
+    "rising": " AUTO_INCREMENT",
+    "sorted": "",
 }
 _OPTIONS: Final = " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _SEQUENCE: Final = f"""CREATE TABLE nanomdm_sequence (

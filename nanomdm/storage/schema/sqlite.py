@@ -139,6 +139,66 @@ CREATE VIEW view_queue AS
      ORDER BY q.priority DESC, q.created_at;
 """
 
+_PUSHES: Final = """
+CREATE TABLE nanomdm_pushes (
+    id VARCHAR(255) NOT NULL PRIMARY KEY,
+    pushed BIGINT NOT NULL,
+    step SMALLINT NOT NULL DEFAULT 0,
+    due BIGINT NOT NULL
+);
+CREATE INDEX nanomdm_pushes_due ON nanomdm_pushes (step, due);
+
+CREATE TABLE nanomdm_dead_tokens (
+    id VARCHAR(255) NOT NULL PRIMARY KEY,
+    token_hex VARCHAR(255) NOT NULL,
+    tally INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    reason VARCHAR(127) NOT NULL
+);
+
+CREATE TABLE nanomdm_leases (
+    name VARCHAR(63) NOT NULL PRIMARY KEY,
+    holder VARCHAR(255) NOT NULL,
+    expires BIGINT NOT NULL
+);
+"""
+
+# AUTOINCREMENT: no number comes back.
+_WEBHOOK: Final = """
+CREATE TABLE nanomdm_webhook_events (
+    number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    event_id VARCHAR(127) NOT NULL,
+    topic VARCHAR(63) NOT NULL,
+    enrollment_id VARCHAR(255) NOT NULL,
+    head TEXT NOT NULL,
+    raw TEXT NOT NULL,
+    created BIGINT NOT NULL
+);
+CREATE INDEX nanomdm_webhook_events_enrollment ON nanomdm_webhook_events (enrollment_id, number);
+
+CREATE TABLE nanomdm_webhook_streams (
+    enrollment_id VARCHAR(255) NOT NULL PRIMARY KEY,
+    due BIGINT NOT NULL,
+    holder VARCHAR(255) NOT NULL DEFAULT '',
+    lease INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX nanomdm_webhook_streams_due ON nanomdm_webhook_streams (due);
+
+CREATE TABLE nanomdm_webhook_failed (
+    number INTEGER NOT NULL PRIMARY KEY,
+    event_id VARCHAR(127) NOT NULL,
+    topic VARCHAR(63) NOT NULL,
+    enrollment_id VARCHAR(255) NOT NULL,
+    head TEXT NOT NULL,
+    raw TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    failed_at BIGINT NOT NULL,
+    attempts INTEGER NOT NULL,
+    reason VARCHAR(255) NOT NULL
+);
+"""
+
 _TOUCHED: Final = (
     *("devices", "users", "enrollments", "commands", "command_results"),
     *("enrollment_queue", "push_certs", "cert_auth_associations"),
@@ -159,7 +219,10 @@ END;
 """
 
 
-MIGRATIONS: Final[tuple[str, ...]] = (_TABLES + "".join(map(_touch, _TOUCHED)),)
+MIGRATIONS: Final[tuple[str, ...]] = (
+    _TABLES + "".join(map(_touch, _TOUCHED)),
+    _PUSHES + _WEBHOOK,
+)
 
 
 class SQLite:

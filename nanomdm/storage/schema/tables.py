@@ -247,6 +247,103 @@ BASE: Final = (
 #: twice; the key here lets one of two devices win that present it at once.
 CERT_OWNERS: Final = Table("nanomdm_cert_owners", (_SHA256, _ID), key=("sha256",))
 
+#: When an enrollment was pushed to and when it will be again, in Unix seconds by the
+#: database's clock.  Like the next one it refers to no enrollment: that would lock
+#: rows which devices wait for.
+_PUSHES: Final = Table(
+    "nanomdm_pushes",
+    (
+        _ID,
+        Column("pushed", "BIGINT"),
+        Column("step", "SMALLINT", default="0"),
+        Column("due", "BIGINT"),
+    ),
+    key=("id",),
+    indexes=(Index("nanomdm_pushes_due", ("step", "due")),),
+)
+
+#: Push tokens that are not used any more, as long as the enrollment has this token
+#: with this tally.
+_DEAD_TOKENS: Final = Table(
+    "nanomdm_dead_tokens",
+    (
+        _ID,
+        Column("token_hex", "VARCHAR(255)"),
+        Column("tally", "INTEGER"),
+        Column("status", "INTEGER"),
+        Column("reason", "VARCHAR(127)"),
+    ),
+    key=("id",),
+)
+
+#: What one server at a time does, which one, and until when it is sure of it.
+_LEASES: Final = Table(
+    "nanomdm_leases",
+    (
+        Column("name", "VARCHAR(63)"),
+        Column("holder", "VARCHAR(255)"),
+        Column("expires", "BIGINT"),
+    ),
+    key=("name",),
+)
+
+#: In the order in which Python sorts.
+_SORTED_ID: Final = Column("enrollment_id", "VARCHAR(255){sorted}")
+
+#: What is delivered stands in two parts, and the raw message as text like every other.
+#: In Base64, or as a blob, which PyMySQL sends in hexadecimal, the largest answers would
+#: be more than MariaDB takes at once (C{max_allowed_packet}, 16 MiB).
+_EVENT: Final = (
+    Column("event_id", "VARCHAR(127)"),
+    Column("topic", "VARCHAR(63)"),
+    _SORTED_ID,
+    Column("head", "{text}"),
+    Column("raw", "{text}"),
+    Column("created", "BIGINT"),
+)
+
+#: What the webhook is to be told, in this order for each enrollment.
+_WEBHOOK_EVENTS: Final = Table(
+    "nanomdm_webhook_events",
+    (Column("number", "BIGINT{rising}"), *_EVENT),
+    key=("number",),
+    indexes=(Index("nanomdm_webhook_events_enrollment", ("enrollment_id", "number")),),
+)
+
+#: Enrollments that have such events: when the first one is due, how often it was tried,
+#: and which server has it in hand, for how many seconds each time.
+_WEBHOOK_STREAMS: Final = Table(
+    "nanomdm_webhook_streams",
+    (
+        _SORTED_ID,
+        Column("due", "BIGINT"),
+        Column("holder", "VARCHAR(255)", default="''"),
+        Column("lease", "INTEGER", default="0"),
+        Column("attempts", "INTEGER", default="0"),
+    ),
+    key=("enrollment_id",),
+    indexes=(Index("nanomdm_webhook_streams_due", ("due",)),),
+)
+
+#: Events that were given up.
+_WEBHOOK_FAILED: Final = Table(
+    "nanomdm_webhook_failed",
+    (
+        Column("number", "BIGINT"),
+        *_EVENT,
+        Column("failed_at", "BIGINT"),
+        Column("attempts", "INTEGER"),
+        Column("reason", "VARCHAR(255)"),
+    ),
+    key=("number",),
+)
+
+#: This server's own tables, beside the source of numbers.
+OWN: Final = (
+    *(CERT_OWNERS, _PUSHES, _DEAD_TOKENS, _LEASES),
+    *(_WEBHOOK_EVENTS, _WEBHOOK_STREAMS, _WEBHOOK_FAILED),
+)
+
 #: What the look for the next command reads, and nothing but it.
 QUEUE_NEXT: Final = Index(
     "nanomdm_queue_next",
