@@ -6,10 +6,14 @@ begins with where the text came from.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+
+from hyperlink import URL
 
 from nanomdm.errors import ConfigError
 from nanomdm.listen import endpoint_description
@@ -26,6 +30,14 @@ _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3}
 _SECONDS.update({"s": 1, "m": 60, "h": 3600, "d": 86400})
 _DURATION_PART: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(ns|us|µs|μs|ms|s|m|h|d)")
 _LONGEST_DURATION: Final = 36500 * 86400
+
+_LABEL: Final = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+# The last label is no number: such a name would be taken for an IPv4 address in one
+# of its old notations.
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
+_HIGHEST_PORT: Final = 65535
+_PORTS: Final = {"http": 80, "https": 443}
+_HTTP_FORM: Final = "is not a URL such as http://host:port/path or https://host/path"
 
 
 def text(value: str) -> str:
@@ -149,6 +161,22 @@ def limit(lowest: str) -> Callable[[str], float | None]:
     return parse
 
 
+def whole_seconds(longest: str) -> Callable[[str], int]:
+    """
+    @param longest: the longest duration that is taken, for L{duration}.
+    @return: a parser of durations in whole seconds, parts of which are rounded up.
+        It raises L{ConfigError} for anything else.
+    """
+
+    def parse(value: str) -> int:
+        exact = duration(value)
+        if exact > duration(longest):
+            raise ConfigError(f"{value!r} is more than {longest}")
+        return math.ceil(exact)
+
+    return parse
+
+
 def integer(lowest: int, highest: int) -> Callable[[str], int]:
     """
     @return: a parser of decimal numbers from C{lowest} to C{highest}, which
@@ -176,3 +204,76 @@ def choice(*values: str) -> Callable[[str], str]:
         return value
 
     return parse
+
+
+def parsed_url(value: str, form: str) -> URL:
+    """
+    @param form: what to say of something that is no URL.
+    @raise ConfigError: it is none.  The text quotes nothing of it: there may be a
+        password in it.
+    """
+    try:
+        return URL.from_text(text(value))
+    except ValueError:
+        raise ConfigError(form) from None
+
+
+def host_of(url: URL) -> str:
+    """
+    @return: a name in lower case, or an IP address without brackets.
+    @raise ConfigError: it is neither.
+    """
+    host = url.host.lower()
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        if _HOST.fullmatch(host):
+            return host
+    raise ConfigError("has a host that is neither a name nor an IP address")
+
+
+def port_of(url: URL, default: int) -> int:
+    """
+    @raise ConfigError: it is not from 1 to 65535.
+    """
+    # It is absent when the scheme is in capitals.
+    port = default if url.port is None else url.port
+    if not 1 <= port <= _HIGHEST_PORT:
+        raise ConfigError(f"has a port that is not from 1 to {_HIGHEST_PORT}")
+    return port
+
+
+def http_url(value: str) -> str:
+    """
+    @return: an C{http} or C{https} URL, in ASCII, with its path and query.
+    @raise ConfigError: it is none, or one with a user name or a fragment.  The text
+        quotes nothing of it: path and query may hold a secret.
+    """
+    url = _http_url(value)
+    return str(url.to_text())
+
+
+def http_directory(value: str) -> str:
+    """
+    @return: the URL of what other URLs are below, with a slash at its end.
+    @raise ConfigError: see L{http_url}; a query is not allowed either.
+    """
+    url = _http_url(value)
+    if url.query:
+        raise ConfigError("has a query, which nothing can be below of")
+    return str(url.to_text()).rstrip("/") + "/"
+
+
+def _http_url(value: str) -> URL:
+    url = parsed_url(value, _HTTP_FORM)
+    scheme = url.scheme.lower()
+    if scheme not in _PORTS or not url.host:
+        raise ConfigError(_HTTP_FORM)
+    if url.userinfo:
+        raise ConfigError("holds a user name, which is not supported")
+    if url.fragment:
+        raise ConfigError("holds a fragment (#...), which is never sent")
+    host, port = host_of(url), port_of(url, _PORTS[scheme])
+    # The host is ASCII already, and that of an IPv6 address could not be encoded.
+    uri = url.replace(host="host", path=url.path or [""]).to_uri()
+    return uri.replace(scheme=scheme, host=host, port=port)

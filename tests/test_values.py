@@ -9,12 +9,20 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.errors import ConfigError
-from nanomdm.values import choice, database_file, duration, limit
+from nanomdm.values import (
+    choice,
+    database_file,
+    duration,
+    http_directory,
+    http_url,
+    limit,
+    whole_seconds,
+)
 
 
 class DurationTests(SynchronousTestCase):
     """
-    L{duration} and L{limit}.
+    L{duration}, L{limit} and L{whole_seconds}.
     """
 
     def test_units(self) -> None:
@@ -63,6 +71,14 @@ class DurationTests(SynchronousTestCase):
         for text in ("59s", "1ns", "None", ""):
             self.assertRaises(ConfigError, parse, text)
 
+    def test_wholeSeconds(self) -> None:
+        parse = whole_seconds("1h")
+        for text, expected in (("0", 0), ("0s", 0), ("1ms", 1), ("1500ms", 2), ("60m", 3600)):
+            self.assertEqual(parse(text), expected)
+        self.assertIsInstance(parse("1m"), int)
+        for text in ("60m1ms", "2h", "none", ""):
+            self.assertRaises(ConfigError, parse, text)
+
 
 class DatabaseFileTests(SynchronousTestCase):
     """
@@ -104,3 +120,60 @@ class ChoiceTests(SynchronousTestCase):
             self.assertEqual(choice(*values)("a"), "a")
             error = self.assertRaises(ConfigError, choice(*values), "x")
             self.assertEqual(str(error), f"'x' is not {listed}")
+
+
+class URLTests(SynchronousTestCase):
+    """
+    L{http_url} and L{http_directory}.
+    """
+
+    def test_urls(self) -> None:
+        for text, url in (
+            ("http://host", "http://host/"),
+            ("HTTP://Host:80", "http://host/"),
+            ("https://host:443/a", "https://host/a"),
+            ("http://host?a=b", "http://host/?a=b"),
+            ("https://192.0.2.1:8443/a/b?c=d&e", "https://192.0.2.1:8443/a/b?c=d&e"),
+            ("http://[2001:DB8::1]:9000/", "http://[2001:db8::1]:9000/"),
+            ("http://host/a%2Fb/../c//d/", "http://host/a%2Fb/../c//d/"),
+            ("http://host/ü b?ü b", "http://host/%C3%BC%20b?%C3%BC%20b"),
+        ):
+            self.assertEqual(http_url(text), url)
+
+    def test_directories(self) -> None:
+        for text, url in (
+            ("http://host", "http://host/"),
+            ("http://host/a", "http://host/a/"),
+            ("http://host/a/b//", "http://host/a/b/"),
+        ):
+            self.assertEqual(http_directory(text), url)
+
+    def test_noDirectory(self) -> None:
+        self.assertRaises(ConfigError, http_directory, "http://host/?a=b")
+        self.assertRaises(ConfigError, http_directory, "host")
+
+    def test_wrong(self) -> None:
+        for text in (
+            "",
+            "host",
+            "host:80/secret",
+            "//host/secret",
+            "ftp://host/secret",
+            "http://",
+            "http:///secret",
+            "http://user@host/secret",
+            "http://user:secret@host/",
+            "http://host/#secret",
+            "http://host:0/secret",
+            "http://host:99999/secret",
+            "http://host:port/secret",
+            "http://1.2.3/secret",
+            "http://a b/secret",
+            "http://[::1/secret",
+            "http://bücher/secret",
+            "http://host/\nsecret",
+            "http://host/\udc80secret",
+        ):
+            for parse in (http_url, http_directory):
+                error = self.assertRaises(ConfigError, parse, text)
+                self.assertNotIn("secret", str(error))
