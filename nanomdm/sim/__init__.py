@@ -1,4 +1,4 @@
 """
-Simulated devices: they enroll, fetch commands and answer them as Apple's
-devices do, for tests, load and the demonstration.
+Simulated devices, which enroll, fetch commands and answer them as Apple's devices
+do, and a simulated APNs, for tests, load and the demonstration.
 """

@@ -1,5 +1,6 @@
 """
-A throwaway certification authority, and the device identities that it issues.
+A throwaway certification authority, and what it issues: device identities, push
+certificates, server certificates.
 
 For tests, demonstrations and load only: the CA's key lies unencrypted on disk,
 and nobody is asked who wants a certificate.
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
+from uuid import NAMESPACE_DNS, uuid5
 
 from attrs import frozen
 from cryptography import x509
@@ -54,6 +57,13 @@ class DeviceIdentity:
         The certificate as PEM.
         """
         return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        """
+        The private key as PEM, unencrypted PKCS #8.
+        """
+        return _key_pem(self.key)
 
 
 @frozen
@@ -167,13 +177,82 @@ class ThrowawayCA:
         @param client_auth: L{True} for an extended key usage of clientAuth,
             L{False} for one of serverAuth, L{None} for none.
         """
-        key = key or new_rsa_key()
-        builder = _builder(_name(common_name), key, *_validity(days, not_before, not_after))
-        builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
+        usage = None
         if client_auth is not None:
-            usage = ExtendedKeyUsageOID
-            purpose = usage.CLIENT_AUTH if client_auth else usage.SERVER_AUTH
-            builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            oids = ExtendedKeyUsageOID
+            usage = oids.CLIENT_AUTH if client_auth else oids.SERVER_AUTH
+        validity = _validity(days, not_before, not_after)
+        return self._issue(_name(common_name), key, validity, usage)
+
+    def issue_server(
+        self,
+        *hosts: str,
+        key: PrivateKey | None = None,
+        days: float = 365,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> DeviceIdentity:
+        """
+        A TLS server's certificate, with C{serverAuth}.
+
+        @param hosts: the names and addresses that it is for, as subject
+            alternative names.
+        @param key: the server's key; a new RSA-2048 key by default.
+        @param days: length of validity in days from now, unless C{not_after}
+            is given.
+        @param not_before: start of validity, an hour ago by default.
+        @param not_after: end of validity.
+        """
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        validity = _validity(days, not_before, not_after)
+        return self._issue(_name(""), key, validity, ExtendedKeyUsageOID.SERVER_AUTH, names)
+
+    def issue_push(
+        self,
+        topic: str,
+        *,
+        key: PrivateKey | None = None,
+        days: float = 365,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> DeviceIdentity:
+        """
+        An MDM push certificate of the shape of Apple's: the subject's UID is
+        the topic, the common name C{APSP:} and a UUID, with C{clientAuth}.
+
+        @param topic: the push topic, C{com.apple.mgmt.External.} and a UUID.
+        @param key: the certificate's key; a new RSA-2048 key by default.
+        @param days: length of validity in days from now, unless C{not_after}
+            is given.
+        @param not_before: start of validity, an hour ago by default.
+        @param not_after: end of validity.
+        """
+        subject = x509.Name(
+            [
+                x509.NameAttribute(NameOID.USER_ID, topic),
+                x509.NameAttribute(NameOID.COMMON_NAME, f"APSP:{uuid5(NAMESPACE_DNS, topic)}"),
+                x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
+            ]
+        )
+        validity = _validity(days, not_before, not_after)
+        return self._issue(subject, key, validity, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def _issue(
+        self,
+        subject: x509.Name,
+        key: PrivateKey | None,
+        validity: tuple[datetime, datetime],
+        usage: x509.ObjectIdentifier | None,
+        names: x509.SubjectAlternativeName | None = None,
+    ) -> DeviceIdentity:
+        key = key or new_rsa_key()
+        builder = _builder(subject, key, *validity)
+        builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        if names is not None:
+            # Nothing else says whose certificate it is (RFC 5280 section 4.2.1.6).
+            builder = builder.add_extension(names, critical=not len(subject.rdns))
         return DeviceIdentity(key, self._sign(builder))
 
     def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
@@ -194,6 +273,13 @@ def new_rsa_key() -> rsa.RSAPrivateKey:
 def _name(common_name: str) -> x509.Name:
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
     return x509.Name(attributes)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _validity(
@@ -240,10 +326,13 @@ def _key_usage(digital_signature: bool = False, sign_certificates: bool = False)
 
 
 def _write_private(path: Path, key: PrivateKey) -> None:
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        file.write(_key_pem(key))
+
+
+def _key_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _load_key(path: Path) -> PrivateKey:

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
 from attrs import define, frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 
+from nanomdm.bodies import receive
 from nanomdm.errors import NanoMDMError
+from nanomdm.network import bounded
 from nanomdm.sim.answers import parse_command
 from nanomdm.sim.channel import Channel
 from nanomdm.sim.device import SimulatedDevice
 from nanomdm.sim.signing import sign_like_device, sign_modern
-
-T = TypeVar("T")
 
 CHECK_IN_TYPE: Final = "application/x-apple-aspen-mdm-checkin"
 REPORT_TYPE: Final = "application/x-apple-aspen-mdm"
 
 #: More commands in one connection than any test or demonstration queues.
 COMMAND_LIMIT: Final = 1000
+
+#: Bytes of a response; more than any command has.
+RESPONSE_LIMIT: Final = 64 << 20
 
 
 class SimulationError(NanoMDMError):
@@ -217,74 +217,17 @@ async def fetch(
     @return: the HTTP status and the body.
     @raise SimulationError: no response came in time.
     """
-    response = _cancellable(Deferred.fromCoroutine(_request(http, method, url, headers, body)))
+    sending = http.request(method, url, headers=headers, data=body, unbuffered=True)
+    response = bounded(
+        Deferred.fromCoroutine(receive(sending, RESPONSE_LIMIT)),
+        clock,
+        timeout,
+        lambda: SimulationError(f"no response from {url} within {timeout:g} s"),
+    )
     try:
-        return await response.addTimeout(timeout, clock)
-    except CancelledError:
+        fetched = await response
+    except (CancelledError, SimulationError):
         raise
-    except TimeoutError as error:
-        raise SimulationError(f"no response from {url} within {timeout:g} s") from error
     except Exception as error:
         raise SimulationError(f"no response from {url}: {error}") from error
-
-
-async def _request(
-    http: HTTPClient, method: str, url: str, headers: Headers, body: bytes
-) -> tuple[int, bytes]:
-    response = await http.request(method, url, headers=headers, data=body, unbuffered=True)
-    collector = _Collector()
-    response.deliverBody(collector)
-    return response.code, await collector.done
-
-
-def _cancellable(inner: Deferred[T]) -> Deferred[T]:
-    """
-    When a request is cancelled, Twisted's client fails with one of several
-    errors of its own.
-
-    @return: fires like C{inner}, but fails with L{CancelledError} whenever it
-        is cancelled.
-    """
-
-    def cancel(outer: Deferred[T]) -> None:
-        outer.errback(CancelledError())
-        inner.cancel()
-
-    def done(result: T | Failure) -> None:
-        if outer.called:
-            return
-        if isinstance(result, Failure):
-            outer.errback(result)
-        else:
-            outer.callback(result)
-
-    outer: Deferred[T] = Deferred(cancel)
-    inner.addBoth(done)
-    return outer
-
-
-class _Collector(Protocol):
-    """
-    Collects a response's body.  Unlike C{treq.content}, cancelling it closes
-    the connection, so that a timeout leaves nothing open.
-    """
-
-    def __init__(self) -> None:
-        self.done: Deferred[bytes] = Deferred(self._cancel)
-        self._pieces: list[bytes] = []
-
-    def dataReceived(self, data: bytes) -> None:
-        self._pieces.append(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
-            return
-        if isinstance(reason.value, ResponseDone):
-            self.done.callback(b"".join(self._pieces))
-        else:
-            self.done.errback(reason)
-
-    def _cancel(self, done: Deferred[bytes]) -> None:
-        done.errback(CancelledError())
-        if self.transport is not None:
-            self.transport.loseConnection()
+    return fetched.status, fetched.body

@@ -1,6 +1,7 @@
 """
-C{python -m nanomdm.sim.demo}: start the real server, and let a simulated Mac
-enroll, fetch a command and answer it, all over HTTP.
+C{python -m nanomdm.sim.demo}: start the real server and a simulated APNs, and let
+a simulated Mac enroll, be pushed to, fetch a command and answer it, all over the
+network.
 """
 
 from __future__ import annotations
@@ -19,23 +20,25 @@ from typing import Any, Final
 
 from attrs import frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater, react
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 
 from nanomdm.errors import NanoMDMError
-from nanomdm.sim.client import DeviceClient, Exchange, SimulationError, fetch
+from nanomdm.sim.apns import SimulatedAPNs
+from nanomdm.sim.client import DeviceClient, SimulationError, fetch
 from nanomdm.sim.demo_daemon import DaemonProcess, start_daemon
 from nanomdm.sim.demo_directory import DemoDirectory
-from nanomdm.sim.demo_terminal import Terminal, is_quiet
+from nanomdm.sim.demo_push import PushAlarm
+from nanomdm.sim.demo_terminal import Terminal
 
 HOST: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65535
 
-#: Seconds between two connections of the Mac.
-INTERVAL: Final = 10
+#: Seconds from the enqueueing of a command until the Mac was pushed to.
+PUSH_DEADLINE: Final = 10.0
 
 #: Seconds the server gets to start, and between two looks at it.
 START_DEADLINE: Final = 30.0
@@ -62,6 +65,8 @@ class Demo:
     @ivar base_url: the server's root.
     @ivar api_key: the key of the server's API.
     @ivar http: the client for everything that is sent.
+    @ivar apns: the push service.
+    @ivar alarm: what wakes the Mac.
     """
 
     reactor: Any
@@ -70,19 +75,27 @@ class Demo:
     base_url: str
     api_key: str
     http: HTTPClient
+    apns: SimulatedAPNs
+    alarm: PushAlarm
 
     async def tell(self, once: bool) -> None:
         """
         Go through all the steps.
 
-        @param once: end after the first command; otherwise go on connecting
-            until this is cancelled.
+        @param once: end after the first command; otherwise the Mac connects
+            whenever it is pushed to, until this is cancelled.
         @raise NanoMDMError: a step fails.
         """
+        self.terminal.step("APNs", "listens", f"{self.apns.url}, a simulated one")
         await self._wait_for_server()
-        client = self._client()
+        await self._upload_certificate()
+        client = DeviceClient(
+            self.directory.mac, self.base_url, self.http, observe=self.terminal.exchange
+        )
         await client.enroll()
+        self.alarm.forget()
         await self._enqueue("DeviceInformation")
+        await self.wait_for_push()
         if not await self._connect(client):
             raise DemoError("the Mac was given no command")
         if once:
@@ -90,11 +103,23 @@ class Demo:
             return
         self._show_what_next()
         while True:
-            await deferLater(self.reactor, INTERVAL, lambda: None)
+            self._show_push(await self.alarm.wait())
             try:
                 await self._connect(client)
             except SimulationError as error:
                 self.terminal.step("Mac", "can not connect", str(error))
+
+    async def wait_for_push(self) -> None:
+        """
+        Wait for the push that follows the first command.
+
+        @raise DemoError: it does not come in time.
+        """
+        try:
+            pushes = await self.alarm.wait().addTimeout(PUSH_DEADLINE, self.reactor)
+        except TimeoutError as error:
+            raise DemoError(f"the Mac was not pushed to within {PUSH_DEADLINE:g} s") from error
+        self._show_push(pushes)
 
     async def _wait_for_server(self) -> None:
         deadline = self.reactor.seconds() + START_DEADLINE
@@ -108,12 +133,15 @@ class Demo:
                 return
         raise DemoError(f"the server does not answer within {START_DEADLINE:g} s")
 
-    def _client(self) -> DeviceClient:
-        def observe(exchange: Exchange) -> None:
-            if not is_quiet(exchange):
-                self.terminal.exchange(exchange)
+    async def _upload_certificate(self) -> None:
+        pem = self.directory.push_certificate_file.read_bytes()
+        result = await self._call("PUT", "/v1/pushcert", pem)
+        detail = f"{result['topic']}\nvalid until {result['not_after']}"
+        self.terminal.step("API", "pushcert", detail, OK)
 
-        return DeviceClient(self.directory.mac, self.base_url, self.http, observe=observe)
+    def _show_push(self, pushes: int) -> None:
+        detail = "wakes the Mac" if pushes == 1 else f"wakes the Mac, {pushes} pushes at once"
+        self.terminal.step("APNs", "push", detail, OK)
 
     async def _connect(self, client: DeviceClient) -> int:
         """
@@ -155,18 +183,21 @@ class Demo:
 
     @property
     def _enqueue_path(self) -> str:
-        return f"/v1/enqueue/{self.directory.mac.enrollment_id}?nopush=1"
+        return f"/v1/enqueue/{self.directory.mac.enrollment_id}"
 
     def _show_what_next(self) -> None:
         directory = self.directory
         file = shlex.quote(str(directory.command_file("SecurityInfo")))
         others = [each for each in directory.request_types if each != "SecurityInfo"]
         self.terminal.text(f"""
-The server runs on, and the Mac connects every {INTERVAL} seconds.  Try in another terminal:
+The server runs on, and the Mac sleeps until it is pushed to.  Try in another terminal:
 
   queue one more command (beside SecurityInfo.plist there are
   {", ".join(others)}), and see the Mac answer it here:
-    curl -u nanomdm:{self.api_key} -T {file} '{self.base_url}{self._enqueue_path}'
+    curl -u nanomdm:{self.api_key} -T {file} {self.base_url}{self._enqueue_path}
+
+  only wake the Mac:
+    curl -u nanomdm:{self.api_key} {self.base_url}/v1/push/{directory.mac.enrollment_id}
 
   ask for the server's version:
     curl {self.base_url}/version
@@ -174,7 +205,7 @@ The server runs on, and the Mac connects every {INTERVAL} seconds.  Try in anoth
   read its log:
     tail {shlex.quote(str(directory.log))}
 
-Ctrl-C stops the server and the Mac.
+Ctrl-C stops everything.
 """)
 
 
@@ -202,7 +233,9 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
 
     @raise SystemExit: it can not be understood.
     """
-    description = "Start the server and let a simulated Mac enroll, fetch a command and answer it."
+    description = (
+        "Start the server and let a simulated Mac enroll, be pushed to and answer a command."
+    )
     parser = ArgumentParser("python -m nanomdm.sim.demo", description=description)
     parser.add_argument(
         "--directory", type=Path, default=Path("var"), help="where everything is kept (var)"
@@ -241,10 +274,15 @@ async def _run(reactor: Any, options: Namespace, terminal: Terminal) -> None:
     if options.port not in (0, port):
         terminal.step("server", "port taken", f"{options.port} is in use, taking {port}")
     api_key = secrets.token_urlsafe(16)
-    daemon = _start(reactor, directory, port, api_key)
+    alarm = PushAlarm(directory.mac, terminal)
+    apns = SimulatedAPNs(reactor, directory.ca)
+    apns.on_push = alarm.ring
+    await apns.start()
+    daemon = _start(reactor, directory, port, api_key, apns)
     pool = HTTPConnectionPool(reactor)
     http = HTTPClient(Agent(reactor, pool=pool))
-    demo = Demo(reactor, directory, terminal, f"http://{HOST}:{port}", api_key, http)
+    base_url = f"http://{HOST}:{port}"
+    demo = Demo(reactor, directory, terminal, base_url, api_key, http, apns, alarm)
     story = Deferred.fromCoroutine(demo.tell(options.once))
     over = _cancel_at_end(reactor, story, daemon)
     try:
@@ -252,14 +290,20 @@ async def _run(reactor: Any, options: Namespace, terminal: Terminal) -> None:
     finally:
         await pool.closeCachedConnections()
         await daemon.stop()
+        await apns.stop()
         over.callback(None)
 
 
-def _start(reactor: Any, directory: DemoDirectory, port: int, api_key: str) -> DaemonProcess:
+def _start(
+    reactor: Any, directory: DemoDirectory, port: int, api_key: str, apns: SimulatedAPNs
+) -> DaemonProcess:
     options = [
         *("--listen", f"{HOST}:{port}"),
         *("--ca", str(directory.ca_file)),
         *("--storage-dsn", str(directory.database)),
+        *("--apns-url", apns.url),
+        *("--apns-ca", str(directory.ca_file)),
+        *("--apns-proxy", "none"),
     ]
     return start_daemon(reactor, directory.log, options, {"NANOMDM_API": api_key})
 

@@ -5,26 +5,17 @@ the same Mac and the same database.
 
 from __future__ import annotations
 
-import os
 import plistlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 from uuid import uuid4
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from nanomdm.sim.ca import DeviceIdentity, PrivateKey, ThrowawayCA
+from nanomdm.sim.ca import ThrowawayCA
 from nanomdm.sim.device import SimulatedDevice
+from nanomdm.sim.kept import kept_identity, kept_push_certificate, push_certificate_file
 
 _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "DeviceInformation": {"Queries": ["DeviceName", "OSVersion", "SerialNumber"]},
@@ -32,8 +23,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "ProfileList": {},
     "SecurityInfo": {},
 }
-
-_LEAST_VALIDITY: Final = timedelta(days=1)
 
 
 class DemoDirectory:
@@ -57,9 +46,10 @@ class DemoDirectory:
         self.path = path.absolute()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.ca = ThrowawayCA.load_or_create(self.path)
-        identity = self._identity()
+        identity = kept_identity(self.path / "mac.pem", self.ca, self.ca.issue)
         seed = identity.certificate.fingerprint(SHA256())
         self.mac = SimulatedDevice.mac(identity, Random(seed))
+        kept_push_certificate(self.path, self.ca, self.mac.topic)
         self._uuids: dict[str, str] = {}
         for request_type in _COMMANDS:
             self._write_command(request_type)
@@ -70,6 +60,13 @@ class DemoDirectory:
         PEM of the CA.
         """
         return self.path / "ca.pem"
+
+    @property
+    def push_certificate_file(self) -> Path:
+        """
+        PEM of the push certificate for the Mac's topic, and its key.
+        """
+        return push_certificate_file(self.path, self.mac.topic)
 
     @property
     def database(self) -> Path:
@@ -114,43 +111,3 @@ class DemoDirectory:
         body = plistlib.dumps({"Command": content, "CommandUUID": uuid})
         self.command_file(request_type).write_bytes(body)
         self._uuids[request_type] = uuid
-
-    def _identity(self) -> DeviceIdentity:
-        """
-        The Mac's identity from an earlier run if the CA still stands behind
-        it, else a new one.
-        """
-        file = self.path / "mac.pem"
-        if file.exists():
-            identity = _load_identity(file)
-            if _is_usable(identity, self.ca):
-                return identity
-        identity = self.ca.issue()
-        _write_identity(file, identity)
-        return identity
-
-
-def _is_usable(identity: DeviceIdentity, ca: ThrowawayCA) -> bool:
-    try:
-        identity.certificate.verify_directly_issued_by(ca.certificate)
-    except (ValueError, InvalidSignature):
-        return False
-    return identity.certificate.not_valid_after_utc > datetime.now(UTC) + _LEAST_VALIDITY
-
-
-def _load_identity(file: Path) -> DeviceIdentity:
-    data = file.read_bytes()
-    key = load_pem_private_key(data, None)
-    if not isinstance(key, PrivateKey):
-        raise ValueError(f"{file} holds a key that is neither RSA nor EC")
-    return DeviceIdentity(key, x509.load_pem_x509_certificate(data))
-
-
-def _write_identity(file: Path, identity: DeviceIdentity) -> None:
-    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    unfinished = file.with_suffix(".new")
-    unfinished.unlink(missing_ok=True)
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(key + identity.pem)
-    unfinished.replace(file)

@@ -94,13 +94,6 @@ def describe(exchange: Exchange) -> tuple[str, str]:
     return message["Status"], "\n".join([*told, _received(exchange)])
 
 
-def is_quiet(exchange: Exchange) -> bool:
-    """
-    The device came by and there was nothing for it to do.
-    """
-    return not exchange.received and plistlib.loads(exchange.sent).get("Status") == "Idle"
-
-
 def _check_in(message: dict[str, Any]) -> str:
     if message["MessageType"] == "Authenticate":
         name = f"{message['ModelName']}, macOS {message['OSVersion']}"

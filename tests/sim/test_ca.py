@@ -4,13 +4,16 @@ Tests for L{nanomdm.sim.ca}.
 
 from __future__ import annotations
 
+import ipaddress
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.sim.ca import ThrowawayCA
@@ -86,6 +89,67 @@ class IssueTests(SynchronousTestCase):
     def test_elliptic(self) -> None:
         ca = ThrowawayCA.create("EC", key=ec.generate_private_key(ec.SECP256R1()))
         ca.issue(key=build.device_key()).certificate.verify_directly_issued_by(ca.certificate)
+
+
+class PurposeTests(SynchronousTestCase):
+    """
+    Certificates of servers, and for pushing.
+    """
+
+    def purposes(self, certificate: x509.Certificate) -> list[x509.ObjectIdentifier]:
+        return list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+
+    def test_server(self) -> None:
+        """
+        A certificate that clients which know the CA accept for these names only.
+        """
+        server = (
+            build.ca()
+            .issue_server("localhost", "127.0.0.1", "::1", key=build.device_key())
+            .certificate
+        )
+        builder = PolicyBuilder().store(Store([build.ca().certificate]))
+        subjects: list[x509.DNSName | x509.IPAddress] = [
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+            x509.IPAddress(ipaddress.ip_address("::1")),
+        ]
+        for subject in subjects:
+            builder.build_server_verifier(subject).verify(server, [])
+        other = builder.build_server_verifier(x509.DNSName("example.com"))
+        self.assertRaises(VerificationError, other.verify, server, [])
+        self.assertEqual(self.purposes(server), [ExtendedKeyUsageOID.SERVER_AUTH])
+
+    def test_push(self) -> None:
+        """
+        The subject's UID is the topic.
+        """
+        topic = "com.apple.mgmt.External.1"
+        issued = build.ca().issue_push(topic, key=build.device_key())
+        issued.certificate.verify_directly_issued_by(build.ca().certificate)
+        (uid,) = issued.certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
+        (name,) = issued.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        self.assertEqual(uid.value, topic)
+        self.assertTrue(str(name.value).startswith("APSP:"))
+        self.assertEqual(self.purposes(issued.certificate), [ExtendedKeyUsageOID.CLIENT_AUTH])
+
+    def test_validity(self) -> None:
+        start = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+        end = start + timedelta(days=9)
+        for issued in (
+            build.ca().issue_push("t", key=build.device_key(), not_before=start, not_after=end),
+            build.ca().issue_server("h", key=build.device_key(), not_before=start, not_after=end),
+        ):
+            self.assertEqual(issued.certificate.not_valid_before_utc, start)
+            self.assertEqual(issued.certificate.not_valid_after_utc, end)
+
+    def test_key(self) -> None:
+        """
+        The key's PEM is neither encrypted nor anybody else's.
+        """
+        issued = build.ca().issue_push("t")
+        key = load_pem_private_key(issued.key_pem, None)
+        self.assertEqual(key.public_key(), issued.certificate.public_key())
 
 
 class KeptTests(SynchronousTestCase):

@@ -5,6 +5,7 @@ Tests for the demonstration.
 from __future__ import annotations
 
 import io
+import json
 import os
 import plistlib
 import socket
@@ -12,10 +13,12 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from cryptography import x509
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
@@ -24,11 +27,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import nanomdm
+from nanomdm.sim.apns import SeenPush
 from nanomdm.sim.client import Exchange
-from nanomdm.sim.demo import HOST, free_port, parse_arguments
+from nanomdm.sim.demo import HOST, PUSH_DEADLINE, Demo, DemoError, free_port, parse_arguments
 from nanomdm.sim.demo_daemon import STOP_DEADLINE, DaemonProcess
 from nanomdm.sim.demo_directory import DemoDirectory
-from nanomdm.sim.demo_terminal import Terminal, describe, is_quiet
+from nanomdm.sim.demo_push import PushAlarm
+from nanomdm.sim.demo_terminal import Terminal, describe
+from nanomdm.sim.device import DEFAULT_TOPIC, SimulatedDevice
+from tests.crypto import build
 
 
 def exchange(sent: dict[str, Any], received: bytes = b"", status: int = 200) -> Exchange:
@@ -47,16 +54,21 @@ class DirectoryTests(SynchronousTestCase):
         """
         Nobody else may look at the keys.
         """
-        DemoDirectory(self.path)
+        directory = DemoDirectory(self.path)
+        self.assertEqual(directory.mac.topic, DEFAULT_TOPIC)
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o700)
-        for name in ("ca.key", "mac.pem"):
+        for name in ("ca.key", "mac.pem", f"push-{DEFAULT_TOPIC}.pem"):
             self.assertEqual(stat.S_IMODE((self.path / name).stat().st_mode), 0o600)
 
     def test_same_mac(self) -> None:
         """
-        A second run continues with the same CA and the same Mac.
+        A second run continues with the same CA, the same Mac and the same push
+        certificate.
         """
-        first, second = DemoDirectory(self.path), DemoDirectory(self.path)
+        first = DemoDirectory(self.path)
+        push_certificate = first.push_certificate_file.read_bytes()
+        second = DemoDirectory(self.path)
+        self.assertEqual(second.push_certificate_file.read_bytes(), push_certificate)
         self.assertEqual(first.ca_file.read_bytes(), second.ca.pem)
         self.assertEqual(first.mac.identity.der, second.mac.identity.der)
         self.assertEqual(first.mac.enrollment_messages(), second.mac.enrollment_messages())
@@ -72,6 +84,9 @@ class DirectoryTests(SynchronousTestCase):
         second = DemoDirectory(self.path)
         self.assertNotEqual(first.mac.identity.der, second.mac.identity.der)
         second.mac.identity.certificate.verify_directly_issued_by(second.ca.certificate)
+        pem = second.push_certificate_file.read_bytes()
+        push_certificate = x509.load_pem_x509_certificate(pem)
+        push_certificate.verify_directly_issued_by(second.ca.certificate)
 
     def test_command_files(self) -> None:
         """
@@ -124,11 +139,9 @@ class TerminalTests(SynchronousTestCase):
     def test_idle(self) -> None:
         idle = {"Status": "Idle", "UDID": "u"}
         self.assertEqual(describe(exchange(idle)), ("Idle", "nothing more queued"))
-        self.assertTrue(is_quiet(exchange(idle)))
         command = {"CommandUUID": "1", "Command": {"RequestType": "ProfileList"}}
         fetched = exchange(idle, plistlib.dumps(command))
         self.assertEqual(describe(fetched), ("Idle", "fetches ProfileList 1"))
-        self.assertFalse(is_quiet(fetched))
 
     def test_report(self) -> None:
         report = {"Status": "Acknowledged", "RequestType": "X", "CommandUUID": "1"}
@@ -140,11 +153,92 @@ class TerminalTests(SynchronousTestCase):
         ):
             what, detail = describe(exchange({**report, key: value}))
             self.assertEqual((what, detail), ("Acknowledged", f"{text}\nnothing more queued"))
-            self.assertFalse(is_quiet(exchange({**report, key: value})))
 
     def test_refusal(self) -> None:
         refused = exchange({"Status": "Idle", "UDID": "u"}, b"Bad Request\n", 400)
         self.assertEqual(describe(refused), ("Idle", "Bad Request"))
+
+
+class AlarmTests(SynchronousTestCase):
+    """
+    L{PushAlarm}.
+    """
+
+    def setUp(self) -> None:
+        self.mac = SimulatedDevice.mac(build.identity(), Random(1))
+        self.screen = io.StringIO()
+        self.alarm = PushAlarm(self.mac, Terminal(self.screen))
+
+    def ring(self, token: str | None = None, push_magic: str | None = None) -> None:
+        payload = json.dumps({"mdm": push_magic or self.mac.push_magic}).encode()
+        self.alarm.ring(SeenPush(1, token or self.mac.token.hex(), {}, payload))
+
+    def test_wakes(self) -> None:
+        """
+        Each push wakes once.
+        """
+        waiting = self.alarm.wait()
+        self.assertNoResult(waiting)
+        self.ring()
+        self.assertEqual(self.successResultOf(waiting), 1)
+        self.assertNoResult(self.alarm.wait())
+
+    def test_pushesWhileAwake(self) -> None:
+        """
+        Any number of pushes while the Mac is awake wake it once more.
+        """
+        self.ring()
+        self.ring()
+        self.assertEqual(self.successResultOf(self.alarm.wait()), 2)
+        self.assertNoResult(self.alarm.wait())
+
+    def test_notForTheMac(self) -> None:
+        """
+        A token or a push magic that is another's wakes nobody.
+        """
+        waiting = self.alarm.wait()
+        self.ring(token="00")
+        self.ring(push_magic="another")
+        self.assertNoResult(waiting)
+        lines = self.screen.getvalue().splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertIn("another token", lines[0])
+        self.assertIn("push magic", lines[1])
+        self.assertNotIn(self.mac.push_magic, self.screen.getvalue())
+
+    def test_forget(self) -> None:
+        self.ring()
+        self.alarm.forget()
+        self.assertNoResult(self.alarm.wait())
+
+    def test_cancelled(self) -> None:
+        """
+        A push after the waiting was given up is kept for the next.
+        """
+        waiting = self.alarm.wait()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.ring()
+        self.assertEqual(self.successResultOf(self.alarm.wait()), 1)
+
+    def test_noPush(self) -> None:
+        """
+        The demonstration fails when the Mac is not pushed to.
+        """
+        clock = Clock()
+        anything: Any = None
+        terminal = Terminal(self.screen)
+        demo = Demo(clock, anything, terminal, "", "", anything, anything, self.alarm)
+        waiting = Deferred.fromCoroutine(demo.wait_for_push())
+        clock.advance(PUSH_DEADLINE - 1)
+        self.assertNoResult(waiting)
+        clock.advance(1)
+        self.failureResultOf(waiting, DemoError)
+        self.assertEqual(clock.getDelayedCalls(), [])
+        waiting = Deferred.fromCoroutine(demo.wait_for_push())
+        self.ring()
+        self.successResultOf(waiting)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class PortTests(SynchronousTestCase):
@@ -263,19 +357,33 @@ class ProcessTests(TestCase):
 
     async def test_demonstration(self) -> None:
         """
-        The simulated Mac enrolls with the real daemon and answers a command,
-        and once more in the same directory.  Settings of the surroundings do
-        not disturb it.
+        The simulated Mac enrolls with the real daemon, is pushed to and answers
+        a command, and once more in the same directory.  Settings of the
+        surroundings do not disturb it.
         """
         directory = self.mktemp()
         for _ in range(2):
             output, errors, code = await self.run_demo(
-                "--directory", directory, NANOMDM_DISABLE_MDM="1"
+                "--directory",
+                directory,
+                NANOMDM_DISABLE_MDM="1",
+                HTTPS_PROXY="http://127.0.0.1:9",
+                https_proxy="http://127.0.0.1:9",
+                NO_PROXY="",
+                no_proxy="",
             )
             self.assertEqual((errors, code), ("", 0), output)
-            steps = [line.split()[1:3] for line in output.splitlines() if " 200 " in line]
-            names = ["Authenticate", "TokenUpdate", "enqueue", "Idle", "Acknowledged"]
-            self.assertEqual(steps, [[name, "200"] for name in names])
+            steps = [line.split()[:3] for line in output.splitlines() if " 200 " in line]
+            expected = [
+                ("API", "pushcert"),
+                ("Mac", "Authenticate"),
+                ("Mac", "TokenUpdate"),
+                ("API", "enqueue"),
+                ("APNs", "push"),
+                ("Mac", "Idle"),
+                ("Mac", "Acknowledged"),
+            ]
+            self.assertEqual(steps, [[who, what, "200"] for who, what in expected])
             self.assertIn("DeviceName Mac", output)
             self.assertIn("Every step succeeded.", output)
 

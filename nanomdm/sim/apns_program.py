@@ -1,0 +1,86 @@
+"""
+C{python -m nanomdm.sim.apns}: a simulated APNs as a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import react
+
+from nanomdm.sim.apns import SimulatedAPNs
+from nanomdm.sim.ca import ThrowawayCA
+from nanomdm.sim.device import DEFAULT_TOPIC
+from nanomdm.sim.kept import kept_push_certificate
+
+
+def parse_arguments(arguments: Sequence[str]) -> Namespace:
+    """
+    Read the command line.
+
+    @raise SystemExit: it can not be understood.
+    """
+    parser = ArgumentParser("python -m nanomdm.sim.apns", description="A simulated APNs.")
+    parser.add_argument(
+        "--directory", type=Path, required=True, help="where CA and push certificates are kept"
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 for any free one (0)")
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds to an answer (0.05)")
+    parser.add_argument(
+        "--streams", type=int, default=1000, help="how many a connection may have open (1000)"
+    )
+    parser.add_argument(
+        "--topic", action="append", default=[], help="write a push certificate for it"
+    )
+    return parser.parse_args(arguments)
+
+
+async def serve(reactor: Any, options: Namespace) -> None:
+    """
+    Serve until the reactor is told to stop.  Then, and at each SIGUSR1, a line of
+    JSON tells what was seen.
+
+    @param options: from L{parse_arguments}.
+    """
+    ca = ThrowawayCA.load_or_create(options.directory)
+    for topic in options.topic or [DEFAULT_TOPIC]:
+        kept_push_certificate(options.directory, ca, topic)
+    apns = SimulatedAPNs(
+        reactor, ca, latency=options.latency, max_concurrent_streams=options.streams
+    )
+    await apns.start(options.port)
+
+    def tell() -> None:
+        print(json.dumps(apns.counts.summary()), flush=True)
+
+    def end() -> Deferred[None]:
+        tell()
+        return Deferred.fromCoroutine(apns.stop())
+
+    reactor.addSystemEventTrigger("before", "shutdown", end)
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(tell))
+    print(f"listening on {apns.url}", flush=True)
+    await Deferred()
+
+
+def main() -> None:
+    """
+    Run the program.
+    """
+    options = parse_arguments(sys.argv[1:])
+
+    async def run(reactor: Any) -> None:
+        try:
+            await serve(reactor, options)
+        except (CannotListenError, OSError, ValueError) as error:
+            raise SystemExit(str(error)) from error
+
+    react(run)
