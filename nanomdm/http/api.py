@@ -1,5 +1,5 @@
 """
-The operators' API.
+The operators' API: who may use it, and what all its parts have in common.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ from typing import Final
 from nanomdm import __version__
 from nanomdm.errors import MessageError, NanoMDMError
 from nanomdm.http.endpoint import Endpoint, refusal
-from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
-from nanomdm.mdm.command import parse_command
-from nanomdm.service.enqueue import APIResult, CommandEnqueuer
 
 _USER: Final = b"nanomdm"
-
-#: Bytes that one id's part of a result takes, about.
-_STATUS_SIZE: Final = 100
 
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
 
@@ -59,9 +53,11 @@ class GuardedEndpoint(Endpoint):
     An endpoint for operators only.
 
     @cvar methods: what it can be asked with.
+    @cvar error_member: which member of a JSON object tells of an error.
     """
 
     methods: frozenset[bytes]
+    error_member: str
 
     def __init__(self, auth: BasicAuth) -> None:
         super().__init__()
@@ -77,6 +73,15 @@ class GuardedEndpoint(Endpoint):
             allow = b", ".join(sorted(self.methods))
             return text(405, "Method Not Allowed", {b"Allow": allow})
         return await self.respond_to_operator(request)
+
+    def refusal(self, error: NanoMDMError) -> Response:
+        """
+        Say in a JSON object what is wrong; of the server's own troubles only
+        that there are some.
+        """
+        plain = refusal(error)
+        reason = "internal error" if plain.code == 500 else str(error)
+        return json_response(plain.code, {self.error_member: reason}, plain.headers)
 
     async def respond_to_operator(self, request: Request) -> Response:
         """
@@ -94,79 +99,25 @@ class VersionEndpoint(Endpoint):
         return json_response(200, {"version": __version__})
 
 
-class EnqueueEndpoint(GuardedEndpoint):
+def decode(value: bytes, what: str) -> str:
     """
-    C{PUT} or C{POST /v1/enqueue/<ids>}: queues the command in the body.
-
-    @param enqueuer: does it.
-    @param offloader: reads large commands.
-    """
-
-    methods = frozenset({b"PUT", b"POST"})
-    isLeaf = True
-
-    def __init__(self, auth: BasicAuth, enqueuer: CommandEnqueuer, offloader: Offloader) -> None:
-        super().__init__(auth)
-        self._enqueuer = enqueuer
-        self._offloader = offloader
-
-    def refusal(self, error: NanoMDMError) -> Response:
-        """
-        Say in the result object what is wrong; of the server's own troubles only
-        that there are some.
-        """
-        plain = refusal(error)
-        reason = "internal error" if plain.code == 500 else str(error)
-        result = APIResult(command_error=reason)
-        return json_response(plain.code, result.to_json(), plain.headers)
-
-    async def respond_to_operator(self, request: Request) -> Response:
-        """
-        Queue, push, and tell what became of each id.
-        """
-        run = self._offloader.run
-        rest = b"/".join(request.postpath or ())
-        ids = await run(len(rest), parse_ids, rest)
-        command = await run(len(request.body), parse_command, request.body)
-        request.notes.update(command_uuid=command.uuid, request_type=command.request_type)
-        result = await self._enqueuer.enqueue(command, ids, push=_wants_push(request))
-        return await run(result.status_count * _STATUS_SIZE, _answer, result)
-
-
-def parse_ids(joined: bytes) -> list[str]:
-    """
-    Read enrollment ids.
-
-    @param joined: ids with commas between them, from the path; a slash can be
-        part of an id, a comma can not.
-    @return: each id once.
-    @raise MessageError: there are none, or they are no text.
+    @param value: a part of a request's path or query.
+    @param what: what it is, for the error.
+    @raise MessageError: it is no text that a storage could have.
     """
     try:
-        text = joined.decode()
+        decoded = value.decode()
     except UnicodeDecodeError:
-        raise MessageError("the enrollment ids are not UTF-8") from None
-    if "\0" in text:
-        raise MessageError("an enrollment id contains NUL")
-    ids = list(dict.fromkeys(filter(None, text.split(","))))
-    if not ids:
-        raise MessageError("no enrollment ids in the path")
-    return ids
+        raise MessageError(f"{what}: not UTF-8") from None
+    if "\0" in decoded:
+        raise MessageError(f"{what}: there is a NUL")
+    return decoded
 
 
-def _wants_push(request: Request) -> bool:
-    nopush = request.args.get(b"nopush", [b""])[0].lower()
-    return nopush in (b"", b"0", b"false")
-
-
-def _answer(result: APIResult) -> Response:
-    return json_response(_status(result), result.to_json())
-
-
-def _status(result: APIResult) -> int:
-    if result.command_error is not None:
-        return 409
-    errors = result.errors
-    if not errors:
-        return 200
-    return 500 if errors == result.id_count else 207
+def flag(request: Request, name: bytes) -> bool:
+    """
+    @return: whether the query switches something on: the parameter is there, and
+        neither empty nor C{0} nor C{false}.
+    """
+    value = request.args.get(name, [b""])[0].lower()
+    return value not in (b"", b"0", b"false")

@@ -5,13 +5,24 @@ What an endpoint answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
+if TYPE_CHECKING:
+    from nanomdm.http.request import Request
+
 TEXT: Final = b"text/plain; charset=utf-8"
 JSON: Final = b"application/json"
+XML: Final = b"text/xml; charset=utf-8"
+
+#: How many pieces of JSON, of some ten bytes, are put together at once.
+_PIECES: Final = 10_000
+
+_ENCODER: Final = json.JSONEncoder(indent="\t", ensure_ascii=False)
 
 #: Go's encoder keeps these out of HTML's way.
 _GO_ESCAPES: Final = ("<", ">", "&", "\u2028", "\u2029")
@@ -32,6 +43,26 @@ class Response:
     headers: Mapping[bytes, bytes] = field(factory=dict)
 
 
+class Stream(ABC):
+    """
+    An answer that is not there yet as a whole.
+    """
+
+    @property
+    @abstractmethod
+    def code(self) -> int:
+        """
+        The HTTP status.
+        """
+
+    @abstractmethod
+    async def deliver(self, request: Request) -> None:
+        """
+        Write all of it and finish the request, or L{abort<Request.abort>} that.  The
+        client may be gone, now or later; this is to be known here before it returns.
+        """
+
+
 def text(code: int, body: str, headers: Mapping[bytes, bytes] | None = None) -> Response:
     """
     @param body: a line; its end is added.
@@ -44,8 +75,14 @@ def json_response(code: int, value: Any, headers: Mapping[bytes, bytes] | None =
     JSON as Go's encoder prints it with a tab for each level, so that scripts
     which compare bytes go on working.
     """
-    printed = json.dumps(value, indent="\t", ensure_ascii=False)
-    for character in _GO_ESCAPES:
-        # One pass with str.translate would hold the interpreter's lock for long.
-        printed = printed.replace(character, f"\\u{ord(character):04x}")
-    return Response(code, f"{printed}\n".encode(), JSON, headers or {})
+    return Response(code, b"".join(_printed(value)), JSON, headers or {})
+
+
+def _printed(value: Any) -> Iterator[bytes]:
+    # In parts: of a large value, no step may hold the interpreter's lock for long.
+    pieces = _ENCODER.iterencode(value)
+    while part := "".join(islice(pieces, _PIECES)):
+        for character in _GO_ESCAPES:
+            part = part.replace(character, f"\\u{ord(character):04x}")
+        yield part.encode()
+    yield b"\n"

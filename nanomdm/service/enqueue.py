@@ -4,78 +4,16 @@ Enqueueing: a command for many enrollments, and the pushes that wake them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from attrs import evolve, field, frozen
-from twisted.internet.defer import Deferred, succeed
+from attrs import evolve
 from twisted.logger import Logger
-from zope.interface import implementer
 
-from nanomdm.errors import CommandConflict
-from nanomdm.interfaces import ICommandStore, IPusher, PushResult
+from nanomdm.errors import CommandConflict, NanoMDMError, Overloaded
+from nanomdm.interfaces import ICommandStore, IPusher
 from nanomdm.mdm.command import Command
-
-
-@frozen
-class APIResult:
-    """
-    What an API client is told of an enqueueing.
-
-    @ivar id_count: how many ids there were.
-    @ivar refused: why the command was not queued, for each id that did not take
-        it.
-    @ivar pushes: what became of the pushes to the others.
-    @ivar no_push: the client asked for no pushes.
-    @ivar command_error: why nothing was queued at all.
-    @ivar command_uuid: the command's UUID.
-    @ivar request_type: the command's request type.
-    """
-
-    id_count: int = 0
-    refused: Mapping[str, str] = field(factory=dict)
-    pushes: Mapping[str, PushResult] = field(factory=dict)
-    no_push: bool = False
-    command_error: str | None = None
-    command_uuid: str | None = None
-    request_type: str | None = None
-
-    @property
-    def status_count(self) -> int:
-        """
-        The number of ids that there is something to say of.
-        """
-        return len(self.refused) + len(self.pushes)
-
-    @property
-    def errors(self) -> int:
-        """
-        The number of ids that something went wrong for.
-        """
-        return len(self.refused) + sum(push.error is not None for push in self.pushes.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """
-        The result object: members that say nothing are left out, ids are sorted.
-        """
-        status = {
-            **{one: _present(command_error=reason) for one, reason in self.refused.items()},
-            **{
-                one: _present(push_error=push.error, push_result=push.id)
-                for one, push in self.pushes.items()
-            },
-        }
-        return _present(
-            status={one: status[one] for one in sorted(status)},
-            no_push=self.no_push,
-            command_error=self.command_error,
-            command_uuid=self.command_uuid,
-            request_type=self.request_type,
-        )
-
-
-def _present(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value}
+from nanomdm.service.result import APIResult
 
 
 class CommandEnqueuer:
@@ -94,7 +32,8 @@ class CommandEnqueuer:
         @param ids: enrollment ids, each once.
         @param push: whether to push to the ids that took the command.
         @return: what happened to each id; a conflict of command UUIDs is its
-            C{command_error}, with nothing queued.
+            C{command_error}, with nothing queued.  Whatever keeps pushes from
+            being sent is its C{push_error}: the command is queued by then.
         """
         result = APIResult(
             id_count=len(ids),
@@ -114,19 +53,18 @@ class CommandEnqueuer:
             accepted=len(accepted),
             refused=len(refused),
         )
-        pushes = await self._pusher.push(accepted) if push and accepted else {}
-        return evolve(result, refused=refused, pushes=pushes)
+        result = evolve(result, refused=refused)
+        return await self._push(result, accepted) if push and accepted else result
 
-
-@implementer(IPusher)
-class UnavailablePusher:
-    """
-    Stands where pushes are sent once this server can send them.
-    """
-
-    def push(self, ids: Sequence[str]) -> Deferred[Mapping[str, PushResult]]:
-        """
-        Tell for each id that there was no push.
-        """
-        error = PushResult(error="this server can not send pushes")
-        return succeed(dict.fromkeys(ids, error))
+    async def _push(self, result: APIResult, ids: Sequence[str]) -> APIResult:
+        try:
+            return evolve(result, pushes=await self._pusher.push(ids))
+        except Overloaded as error:
+            return evolve(result, push_error=str(error))
+        except NanoMDMError as error:
+            self._log.error(
+                "no pushes for command", command_uuid=result.command_uuid, error=str(error)
+            )
+        except Exception:
+            self._log.failure("unexpected error", command_uuid=result.command_uuid)
+        return evolve(result, push_error="internal error")

@@ -4,20 +4,20 @@ Tests for L{nanomdm.service.enqueue}.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from nanomdm.errors import CommandConflict, StorageUnavailable
+from nanomdm.errors import CommandConflict, Overloaded, StorageUnavailable
 from nanomdm.interfaces import IPusher, PushResult
 from nanomdm.mdm.command import Command, parse_command
-from nanomdm.service.enqueue import APIResult, CommandEnqueuer, UnavailablePusher
+from nanomdm.service.enqueue import CommandEnqueuer
+from nanomdm.service.result import APIResult
 from tests import samples
+from tests.service.fakes import RecordingPusher
 
 COMMAND = parse_command(samples.command("C1", "DeviceInformation", PIN="1234"))
 
@@ -46,26 +46,6 @@ class FakeStore:
         return succeed({id: why for id, why in self.refusals.items() if id in ids})
 
 
-@implementer(IPusher)
-class RecordingPusher:
-    """
-    Notes whom it was to wake.
-
-    @ivar results: what becomes of pushes, where not all is well.
-    """
-
-    def __init__(self) -> None:
-        self.pushed: list[list[str]] = []
-        self.results: dict[str, PushResult] = {}
-
-    def push(self, ids: Sequence[str]) -> Deferred[Mapping[str, PushResult]]:
-        """
-        Note it.
-        """
-        self.pushed.append(list(ids))
-        return succeed({id: self.results.get(id, PushResult(id=f"apns-{id}")) for id in ids})
-
-
 class EnqueuerTests(SynchronousTestCase):
     """
     Tests for L{CommandEnqueuer}.
@@ -86,7 +66,6 @@ class EnqueuerTests(SynchronousTestCase):
 
     def test_pusher(self) -> None:
         verifyObject(IPusher, self.pusher)
-        verifyObject(IPusher, UnavailablePusher())
 
     def test_queuesAndPushes(self) -> None:
         result = self.enqueue("D2", "D1")
@@ -191,12 +170,45 @@ class EnqueuerTests(SynchronousTestCase):
         )
         self.assertEqual(self.pusher.pushed, [])
 
-    def test_unavailablePusher(self) -> None:
-        self.enqueuer = CommandEnqueuer(self.store, UnavailablePusher())
+    def test_nothingIsPushed(self) -> None:
+        """
+        The command is queued all the same, and what is wrong inside the server is
+        not for clients.
+        """
+        for error, told in (
+            (Overloaded("too many pushes wait"), "too many pushes wait"),
+            (StorageUnavailable("secret"), "internal error"),
+            (RuntimeError("secret"), "internal error"),
+        ):
+            self.pusher.error = error
+            with capturedLogs() as events:
+                result = self.enqueue("D1", "D2")
+            self.assertEqual(
+                result.to_json(),
+                {"push_error": told, "command_uuid": "C1", "request_type": "DeviceInformation"},
+            )
+            self.assertEqual((result.errors, result.id_count), (0, 2))
+            # The client of an overloaded server can tell by itself.
+            logged = [(event["log_level"].name, event["command_uuid"]) for event in events[1:]]
+            failure = [] if isinstance(error, Overloaded) else [("error", "C1")]
+            failure = [("critical", "C1")] if isinstance(error, RuntimeError) else failure
+            self.assertEqual(logged, failure)
+        self.assertEqual(self.pusher.pushed, [["D1", "D2"]] * 3)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_refusedAndNothingIsPushed(self) -> None:
+        self.store.refusals = {"D1": "unknown enrollment id"}
+        self.pusher.error = StorageUnavailable("away")
         result = self.enqueue("D1", "D2")
-        error = {"push_error": "this server can not send pushes"}
-        self.assertEqual(result.to_json()["status"], {"D1": error, "D2": error})
-        self.assertEqual((result.errors, result.id_count), (2, 2))
+        self.assertEqual(
+            result.to_json(),
+            {
+                "status": {"D1": {"command_error": "unknown enrollment id"}},
+                "push_error": "internal error",
+                "command_uuid": "C1",
+                "request_type": "DeviceInformation",
+            },
+        )
 
     def test_log(self) -> None:
         self.store.refusals = {"D1": "unknown enrollment id"}
@@ -209,41 +221,3 @@ class EnqueuerTests(SynchronousTestCase):
             ["C1", "DeviceInformation", 2, 1],
         )
         self.assertNotIn("1234", repr(event))
-
-
-class APIResultTests(SynchronousTestCase):
-    """
-    Tests for L{APIResult}.
-    """
-
-    def test_order(self) -> None:
-        """
-        Members come as API clients know them, whatever was set first.
-        """
-        result = APIResult(
-            request_type="T",
-            command_uuid="C",
-            command_error="ce",
-            no_push=True,
-            pushes={"c": PushResult(id="2", error="1"), "a": PushResult(id="x")},
-            refused={"b": "3"},
-            id_count=3,
-        )
-        self.assertEqual(
-            json.dumps(result.to_json()),
-            '{"status": {"a": {"push_result": "x"}, "b": {"command_error": "3"},'
-            ' "c": {"push_error": "1", "push_result": "2"}},'
-            ' "no_push": true, "command_error": "ce", "command_uuid": "C", "request_type": "T"}',
-        )
-
-    def test_emptyIsLeftOut(self) -> None:
-        self.assertEqual(APIResult(id_count=5).to_json(), {})
-        self.assertEqual(APIResult(command_error="why").to_json(), {"command_error": "why"})
-
-    def test_counts(self) -> None:
-        result = APIResult(
-            id_count=5,
-            pushes={"D1": PushResult(error="1"), "D3": PushResult(id="3")},
-            refused={"D2": "2"},
-        )
-        self.assertEqual((result.errors, result.status_count), (2, 3))

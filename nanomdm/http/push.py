@@ -1,0 +1,129 @@
+"""
+C{/v1/push} and C{/v1/pushcert}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+from nanomdm.crypto.pushcert import (
+    WARNING_DAYS,
+    PushCertificate,
+    parse_push_certificate,
+    parse_stored_certificate,
+    utc_text,
+)
+from nanomdm.errors import MessageError
+from nanomdm.http.api import BasicAuth, GuardedEndpoint, decode, flag
+from nanomdm.http.enrollments import EnrollmentsEndpoint
+from nanomdm.http.offload import Offloader
+from nanomdm.http.request import Request
+from nanomdm.http.response import Response, json_response
+from nanomdm.interfaces import IPusher, IPushStore
+from nanomdm.service.result import APIResult
+
+
+class PushEndpoint(EnrollmentsEndpoint):
+    """
+    C{GET} or C{PUT /v1/push/<ids>[?force=1]}: pushes, with C{force} also where the
+    token is known to be dead.
+
+    @param pusher: does it.
+    """
+
+    methods = frozenset({b"GET", b"PUT"})
+    error_member = "push_error"
+
+    def __init__(self, auth: BasicAuth, pusher: IPusher, offloader: Offloader) -> None:
+        super().__init__(auth, offloader)
+        self._pusher = pusher
+
+    async def work(self, request: Request, ids: list[str]) -> APIResult:
+        """
+        Push.
+        """
+        pushes = await self._pusher.push(ids, force=flag(request, b"force"))
+        return APIResult(id_count=len(ids), pushes=pushes)
+
+
+class PushCertEndpoint(GuardedEndpoint):
+    """
+    C{PUT /v1/pushcert} stores the push certificate and key in the body,
+    C{GET /v1/pushcert?topic=...} looks at a stored one.
+
+    Both tell its C{topic} and C{not_after} and, unlike NanoMDM, within
+    L{WARNING_DAYS} of the end also C{expires_in_days}, which is negative once the
+    certificate has expired.  An unknown topic is 404, where NanoMDM says 500.
+
+    @param store: where push certificates are.
+    @param offloader: reads what is large.
+    @param now: the time, with its zone.
+    """
+
+    methods = frozenset({b"GET", b"PUT"})
+    error_member = "error"
+
+    _log: Final = Logger()
+
+    def __init__(
+        self,
+        auth: BasicAuth,
+        store: IPushStore,
+        offloader: Offloader,
+        now: Callable[[], datetime],
+    ) -> None:
+        super().__init__(auth)
+        self._store = store
+        self._offloader = offloader
+        self._now = now
+
+    async def respond_to_operator(self, request: Request) -> Response:
+        """
+        Store or look.
+        """
+        return await (self._put(request) if request.method == b"PUT" else self._get(request))
+
+    async def _put(self, request: Request) -> Response:
+        body = request.body
+        certificate = await self._offloader.run(len(body), parse_push_certificate, body)
+        await self._store.store_push_certificate(
+            certificate.topic, certificate.certificate_pem, certificate.key_pem
+        )
+        answer = self._describe(certificate)
+        self._log.info("push certificate stored", **answer)
+        return json_response(200, answer)
+
+    async def _get(self, request: Request) -> Response:
+        topic = decode(request.args.get(b"topic", [b""])[0], "topic")
+        if not topic:
+            raise MessageError("no topic in the query")
+        stored = await self._store.push_certificate(topic)
+        if stored is None:
+            return _refuse(request, 404, "there is no push certificate for this topic")
+        try:
+            pems = (stored.certificate_pem, stored.key_pem)
+            size = sum(map(len, pems))
+            certificate = await self._offloader.run(size, parse_stored_certificate, topic, *pems)
+        except MessageError as error:
+            # Something else has put it there.
+            return _refuse(request, 500, f"the push certificate for {topic} is unusable: {error}")
+        return json_response(200, self._describe(certificate))
+
+    def _describe(self, certificate: PushCertificate) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "topic": certificate.topic,
+            "not_after": utc_text(certificate.not_after),
+        }
+        days = certificate.days_left(self._now())
+        if days < WARNING_DAYS:
+            answer["expires_in_days"] = days
+        return answer
+
+
+def _refuse(request: Request, code: int, reason: str) -> Response:
+    request.notes["error"] = reason
+    return json_response(code, {"error": reason})
