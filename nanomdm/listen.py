@@ -18,6 +18,8 @@ _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[^
 _ENDPOINT_TYPE = re.compile("(?!localhost:)[a-z]+[0-9]*:")
 _ENDPOINT_PORT = re.compile(r"(?:^|:)(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?=:|$)")
 _HIGHEST_PORT = 65535
+_TLS = re.compile("(?:haproxy:)*(?:ssl|tls):")
+_TLS_METHOD = re.compile(r":(?:sslmethod=)?\w+_METHOD(?=:|$)")
 
 
 def endpoint_description(listen: str) -> str:
@@ -40,6 +42,14 @@ def endpoint_description(listen: str) -> str:
     if match["host"]:
         return _tcp(port, match["host"])
     return _tcp6(port, "::") if _dual_stack() else f"tcp:{port}"
+
+
+def speaks_tls(description: str) -> bool:
+    """
+    @param description: of an endpoint.
+    @return: whether the endpoint itself speaks TLS.
+    """
+    return _TLS.match(description) is not None
 
 
 def _port(text: str) -> int:
@@ -83,6 +93,9 @@ def _checked(description: str) -> str:
     """
     for port in _ENDPOINT_PORT.findall(description):
         _port(port)
+    if speaks_tls(description) and _TLS_METHOD.search(description):
+        # Without it the endpoint keeps to these by itself.
+        raise ConfigError(f"{description!r}: TLS is 1.2 or 1.3 here: leave sslmethod out")
     try:
         # Its parsers raise whatever their own int() or open() does.
         serverFromString(None, description)

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm import listen
 from nanomdm.errors import ConfigError
-from nanomdm.listen import endpoint_description
+from nanomdm.listen import endpoint_description, speaks_tls
 
 
 class EndpointDescriptionTests(SynchronousTestCase):
@@ -106,3 +106,34 @@ class EndpointDescriptionTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, endpoint_description, description)
             expected = f"{description!r} is neither an address with a port nor an endpoint: "
             self.assertEqual(str(error)[: len(expected)], expected)
+
+
+class TLSTests(SynchronousTestCase):
+    """
+    Endpoints that speak TLS by themselves.
+    """
+
+    def test_speaksTLS(self) -> None:
+        for description in ("ssl:443:privateKey=x", "tls:/etc/certificates", "haproxy:ssl:443"):
+            self.assertTrue(speaks_tls(description), description)
+        for description in (
+            "tcp:9000",
+            "haproxy:tcp:80",
+            "unix:/run/ssl:mode=660",
+            "systemd:domain=INET:name=ssl",
+        ):
+            self.assertFalse(speaks_tls(description), description)
+
+    def test_method(self) -> None:
+        """
+        Old versions can not be asked for.
+        """
+        for description in (
+            "ssl:443:privateKey=/a.pem:sslmethod=TLSv1_METHOD",
+            "ssl:443:/a.pem:/a.pem:SSLv23_METHOD",
+            "haproxy:ssl:443:sslmethod=TLS_METHOD:privateKey=/a.pem",
+        ):
+            error = self.assertRaises(ConfigError, endpoint_description, description)
+            self.assertEqual(
+                str(error), f"{description!r}: TLS is 1.2 or 1.3 here: leave sslmethod out"
+            )

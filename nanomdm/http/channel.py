@@ -9,8 +9,11 @@ from io import BytesIO
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from twisted.internet.interfaces import ITCPTransport
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import http
 
@@ -26,10 +29,13 @@ from nanomdm.http.limits import (
     RETRY_AFTER,
     Share,
 )
-from nanomdm.http.request import Request
+from nanomdm.http.request import Request, shown_host
+from nanomdm.tls import openssl_words
 
 if TYPE_CHECKING:
     from nanomdm.http.site import Site
+
+_log: Final = Logger(namespace="nanomdm.http")
 
 _REFUSAL: Final = (
     b"HTTP/1.1 %d %s\r\nServer: nanomdm\r\nDate: %s\r\n%s"
@@ -55,7 +61,8 @@ _TIME: Final = {Phase.IDLE: IDLE_TIME, Phase.HEAD: HEAD_TIME, Phase.BODY: BODY_T
 
 class Channel(http.HTTPChannel):
     """
-    One connection.
+    One connection, from its beginning: with TLS, the handshake must end before the
+    first deadline too.
 
     @ivar deadline: when L{expire} is due, in seconds of the site's clock.
     @ivar refused: what still arrives is thrown away.
@@ -72,6 +79,7 @@ class Channel(http.HTTPChannel):
     refused = False
     _phase = Phase.IDLE
     _lines = 0
+    _held = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +103,9 @@ class Channel(http.HTTPChannel):
         if self._phase is not Phase.ANSWER:
             # Otherwise the request is still being worked on, and gives it back itself.
             self.share.release()
+        if isinstance(reason.value, TLSError):
+            error = openssl_words(reason.value)
+            _log.debug("TLS failed", ip=shown_host(self.getPeer()), error=error)
         self.site.disconnected(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -152,6 +163,41 @@ class Channel(http.HTTPChannel):
             self._expect(phase, _TIME[phase])
         elif phase is Phase.BODY:
             self.deadline += size / BODY_RATE
+        if self._held:
+            self.deadline = inf
+
+    def hold_body(self) -> None:
+        """
+        Read no more of the body for now; the client has all the time until
+        L{let_body_come}.
+        """
+        self._held = True
+        self.deadline = inf
+        self._networkProducer.pauseProducing()
+
+    def let_body_come(self) -> None:
+        """
+        Read on.
+        """
+        if self._held:
+            self._held = False
+            if self._phase is Phase.BODY:
+                self._expect(Phase.BODY, BODY_TIME)
+            self._networkProducer.resumeProducing()
+
+    def resumeProducing(self) -> None:
+        """
+        Go on writing, but not reading what is held.
+        """
+        super().resumeProducing()
+        if self._held:
+            self._networkProducer.pauseProducing()
+
+    def send_continue(self) -> None:
+        """
+        Tell a client that waits for it to send its body (RFC 9110 section 10.1.1).
+        """
+        self._send100Continue()
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -176,10 +222,26 @@ class Channel(http.HTTPChannel):
         self.deadline = inf
         super().allContentReceived()
 
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """
+        Let somebody write an answer, but not before the client has read the last one.
+        """
+        super().registerProducer(producer, streaming)
+        if self._waitingForTransport:
+            producer.pauseProducing()
+
     def requestDone(self, request: Request) -> None:
         """
-        Wait for the next request, or for the client to read the last answer.
+        Wait for the next request, or for the client to read the last answer.  One that
+        came before the request's end is the last.
         """
+        if request.upload is not None and not request.upload.complete:
+            self.refused = True
+            self._held = False
+            self.requests.remove(request)
+            self._networkProducer.resumeProducing()
+            self._end_slowly()
+            return
         self._expect(Phase.IDLE if self.persistent else Phase.CLOSE, IDLE_TIME)
         super().requestDone(request)
 
@@ -199,7 +261,18 @@ class Channel(http.HTTPChannel):
         if self.requests:
             self.persistent = False
         else:
-            self.loseConnection()
+            self._close()
+
+    def _close(self) -> None:
+        """
+        Close a connection on which nobody says anything.
+        """
+        self.loseConnection()
+        tls: object = self.transport
+        if isinstance(tls, TLSMemoryBIOProtocol) and tls.transport is not None:
+            # TLS would wait for the client's farewell (RFC 8446 section 6.1), and
+            # clients do not look at connections that they do not use.
+            tls.transport.loseConnection()
 
     def _expect(self, phase: Phase, seconds: float) -> None:
         self._phase = phase
@@ -213,7 +286,7 @@ class Channel(http.HTTPChannel):
             self.refuse(http.REQUEST_TIMEOUT, "the request arrived too slowly")
         elif self._phase is Phase.IDLE:
             self._expect(Phase.CLOSE, CLOSE_TIME)
-            self.loseConnection()
+            self._close()
         else:
             self.transport.abortConnection()
 
@@ -255,7 +328,6 @@ class Channel(http.HTTPChannel):
         if self.refused:
             return
         self.refused = True
-        self._expect(Phase.CLOSE, LINGER_TIME)
         self._log_refusal(code, reason)
         self._forget_request()
         retry = b"Retry-After: %d\r\n" % RETRY_AFTER if code == http.SERVICE_UNAVAILABLE else b""
@@ -263,6 +335,10 @@ class Channel(http.HTTPChannel):
         body = title + b"\n"
         date = http.datetimeToString()
         self.transport.write(_REFUSAL % (code, title, date, retry, len(body), body))
+        self._end_slowly()
+
+    def _end_slowly(self) -> None:
+        self._expect(Phase.CLOSE, LINGER_TIME)
         if self.isSecure():  # TLS can not close one direction only.
             self.loseConnection()
         else:
@@ -281,6 +357,8 @@ class Channel(http.HTTPChannel):
         """
         for request in self.requests:
             request.content = BytesIO()
+            # If it is being answered already, that is too late.
+            request.gone = True
         self.share.release()
         self._partial_line.clear()
         self.clearLineBuffer()

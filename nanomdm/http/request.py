@@ -14,9 +14,10 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import BAD_REQUEST, datetimeToString
-from twisted.web.resource import getChildForRequest
+from twisted.web.resource import IResource, getChildForRequest
 
 from nanomdm.http.limits import Share
+from nanomdm.http.upload import Upload
 
 if TYPE_CHECKING:
     from nanomdm.http.channel import Channel
@@ -46,12 +47,23 @@ def origin_form(target: bytes) -> bytes | None:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
+def shown_host(peer: object) -> str:
+    """
+    @param peer: the address of a connection's other end.
+    @return: its host, for the log; nothing for a Unix socket.
+    """
+    host: str = getattr(peer, "host", "")
+    # What a socket for both families calls an IPv4 address.
+    return host.removeprefix("::ffff:")
+
+
 class Request(server.Request):
     """
     A request whose body is collected in memory, up to a limit.
 
     @ivar trace_id: names the request in logs.
     @ivar body: the whole body, once it is there.
+    @ivar upload: the body as it comes, for endpoints that want it so.
     @ivar gone: the client is no longer there to read an answer.
     @ivar notes: what the request's log line is to say besides.
     """
@@ -59,6 +71,7 @@ class Request(server.Request):
     channel: Channel
     site: Site
     body = b""
+    upload: Upload | None = None
 
     def __init__(self, channel: Channel, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
@@ -73,8 +86,7 @@ class Request(server.Request):
         """
         The address that the connection comes from.
         """
-        host: str = getattr(self.client, "host", "")
-        return host.removeprefix("::ffff:")
+        return shown_host(self.client)
 
     def parseCookies(self) -> None:
         """
@@ -94,19 +106,41 @@ class Request(server.Request):
         elif not self._share.reach(self.channel.head_size):
             self.channel.refuse_for_memory()
         else:
+            if length != 0:
+                self._begin_early(length)
             return
         # Otherwise the client would be told to go on.
         self.requestHeaders.removeHeader(b"Expect")
+
+    def _begin_early(self, length: int | None) -> None:
+        """
+        Let an endpoint begin that takes the body as it comes.
+        """
+        channel = self.channel
+        target = origin_form(channel._path)
+        if target is None or target == b"*":
+            return
+        if getattr(self._resource(channel.site, target), "streams_bodies", False):
+            expected = self.requestHeaders.getRawHeaders(b"Expect", [])
+            # Otherwise the client would be told to go on at once.
+            self.requestHeaders.removeHeader(b"Expect")
+            self.upload = Upload(channel, length, b"100-continue" in map(bytes.lower, expected))
+            super().requestReceived(channel._command, target, channel._version)
 
     def handleContentChunk(self, data: bytes) -> None:
         """
         Collect a part of the body, unless it or all bodies together grow too
         large.
         """
-        channel = self.channel
-        if channel.refused:
+        if self.finished or self.gone:
             return
-        if self.content.tell() + len(data) > channel.site.max_body_size:
+        channel = self.channel
+        if self.upload is not None:
+            if self.upload.size + len(data) > channel.site.max_body_size:
+                channel.refuse_body()
+            else:
+                self.upload.write(data)
+        elif self.content.tell() + len(data) > channel.site.max_body_size:
             channel.refuse_body()
         elif not self._share.reach(self._share.size + len(data)):
             channel.refuse_for_memory()
@@ -117,6 +151,9 @@ class Request(server.Request):
         """
         Go on with a request that is there completely.
         """
+        if self.upload is not None:
+            self.upload.finish()
+            return
         target = origin_form(path)
         if target is None or target == b"*":
             self.identify(command, path)
@@ -141,11 +178,22 @@ class Request(server.Request):
         self.site = self.channel.site
         self.setHeader(b"Server", b"nanomdm")
         self.setHeader(b"Date", datetimeToString())
+        self._resource(self.site, self.path).render(self)
+
+    def _resource(self, site: Site, path: bytes) -> IResource:
         self.prepath = []
         # A long path of nothing but slashes would take the reactor a long time.
-        parts = self.path[1:].split(b"/", _MAX_DEPTH)
+        parts = path.partition(b"?")[0][1:].split(b"/", _MAX_DEPTH)
         self.postpath = [unquote_to_bytes(part) for part in parts]
-        getChildForRequest(self.site.resource, self).render(self)
+        resource: IResource = getChildForRequest(site.resource, self)
+        return resource
+
+    @property
+    def is_last(self) -> bool:
+        """
+        Whether the connection ends with the answer, if that comes now.
+        """
+        return self.site.draining or (self.upload is not None and not self.upload.complete)
 
     def begin(self) -> None:
         """
@@ -153,12 +201,37 @@ class Request(server.Request):
         """
         self.site.request_started()
 
+    def forget_body(self) -> None:
+        """
+        Free the body, which is no longer needed.  This must be before the answer ends:
+        then the connection's next request may begin.
+        """
+        self.body = b""
+        self.content = BytesIO()
+        self._share.release()
+
     def end(self) -> None:
         """
-        Note that the answer is known, and the body no longer needed.
+        Note that the answer is known or, if it is a stream, written.
         """
-        self._share.release()
         self.site.request_ended()
+
+    def abort(self) -> None:
+        """
+        Close the connection in the middle of the answer, so that nobody takes that for
+        complete.
+        """
+        if not self.gone:
+            self.channel.transport.abortConnection()
+
+    def unregisterProducer(self) -> None:
+        """
+        Forget the producer, which a connection that is gone has done already.
+        """
+        if self.gone:
+            self.producer = None
+        else:
+            super().unregisterProducer()
 
     def connectionLost(self, reason: Failure) -> None:
         """

@@ -11,12 +11,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import capturedLogs
 
 from nanomdm.crypto.identity import Identity
+from nanomdm.http.proxies import parse_networks
 from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from nanomdm.sim.signing import sign_like_device
 from tests import samples
-from tests.http.case import CHECKIN, RESULT, ServerCase, ca, device
+from tests.http.case import CHECKIN, RESULT, Answer, ServerCase, ca, device
+from tests.http.raw_client import RawClient
 
 
 @cache
@@ -189,6 +192,70 @@ class CertificateHeaderTests(ServerCase):
         self.assertRefused(await self.present(None, **{"Mdm-Signature": signature}))
         answer = await self.present(self.rfc9440(device()), **{"Mdm-Signature": "garbage"})
         self.assertOK(answer)
+
+
+class TrustedProxiesTests(ServerCase):
+    """
+    C{--trusted-proxies}.
+    """
+
+    async def present(self) -> Answer:
+        """
+        Send a certificate in the header, from 127.0.0.1.
+        """
+        value = f":{base64.b64encode(device().der).decode()}:"
+        headers = {"Content-Type": CHECKIN, "X-Client-Cert": value}
+        return await self.request("PUT", "/mdm", samples.authenticate(), headers)
+
+    def serve_to(self, networks: str) -> None:
+        self.serve(cert_header="X-Client-Cert", trusted_proxies=parse_networks(networks))
+
+    async def test_trusted(self) -> None:
+        for networks in ("127.0.0.1", "192.0.2.0/24,127.0.0.0/8"):
+            self.serve_to(networks)
+            self.assertOK(await self.present())
+
+    async def test_untrusted(self) -> None:
+        self.serve_to("127.0.0.2,192.0.2.0/24,::/0")
+        with capturedLogs() as events:
+            self.assertRefused(await self.present())
+        [error] = [event["error"] for event in events if "error" in event]
+        self.assertEqual(error, "header X-Client-Cert from untrusted peer 127.0.0.1")
+
+    async def test_mapped(self) -> None:
+        """
+        A socket for both families shows IPv4 addresses in another way.
+        """
+        for networks, code in (("127.0.0.0/8", 200), ("127.0.0.2,::/0", 400)):
+            self.serve(
+                listen="tcp6:0:interface=\\:\\:",
+                cert_header="X-Client-Cert",
+                trusted_proxies=parse_networks(networks),
+            )
+            self.assertEqual((await self.present()).code, code)
+
+    async def test_haproxy(self) -> None:
+        """
+        It counts who has connected, not whom the PROXY line names.
+        """
+        for networks, named, code in (
+            ("192.0.2.0/24", b"192.0.2.7", 400),
+            ("127.0.0.0/8", b"192.0.2.7", 200),
+        ):
+            self.serve(
+                listen="haproxy:tcp:0:interface=127.0.0.1",
+                cert_header="X-Client-Cert",
+                trusted_proxies=parse_networks(networks),
+            )
+            body = samples.authenticate()
+            head = (
+                b"PROXY TCP4 %s 192.0.2.1 1 443\r\n"
+                b"PUT /mdm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n"
+                b"Content-Type: %s\r\nX-Client-Cert: :%s:\r\n\r\n"
+            ) % (named, len(body), CHECKIN.encode(), base64.b64encode(device().der))
+            client = await RawClient.connect(self.port)
+            client.transport.write(head + body)
+            self.assertEqual((await client.ended).code, code)
 
 
 class AssociationTests(ServerCase):
