@@ -20,11 +20,12 @@ from nanomdm.errors import (
     MessageError,
     NanoMDMError,
     NotEnrolled,
+    NotFound,
     Overloaded,
     TooLarge,
 )
 from nanomdm.http.request import Request
-from nanomdm.http.response import Response, text
+from nanomdm.http.response import Response, Stream, text
 
 _log: Final = Logger(namespace="nanomdm.http")
 
@@ -38,9 +39,14 @@ SERVER_ERROR: Final = text(500, "Internal Server Error")
 class Endpoint(Resource):
     """
     A resource that answers asynchronously.
+
+    @ivar streams_bodies: it begins before a request's body is there, which then is
+        C{upload} of the request.
     """
 
-    async def respond(self, request: Request) -> Response:
+    streams_bodies = False
+
+    async def respond(self, request: Request) -> Response | Stream:
         """
         Answer a request.
 
@@ -71,17 +77,26 @@ class Endpoint(Resource):
     async def _handle(self, request: Request) -> None:
         started = time.perf_counter()
         try:
-            response = await self.respond(request)
-        except NanoMDMError as error:
-            request.notes["error"] = str(error)
-            response = self.refusal(error)
-        except Exception:
-            _log.failure("unexpected error", trace_id=request.trace_id)
-            response = self.refusal(NanoMDMError())
+            answer = await self._answer(request)
+            if isinstance(answer, Stream):
+                await _deliver(request, answer)
         finally:
             request.end()
-        _write(request, response)
-        request.log(response.code, time.perf_counter() - started)
+        if isinstance(answer, Response):
+            _write(request, answer)
+        request.log(answer.code, time.perf_counter() - started)
+
+    async def _answer(self, request: Request) -> Response | Stream:
+        try:
+            return await self.respond(request)
+        except NanoMDMError as error:
+            request.notes["error"] = str(error)
+            return self.refusal(error)
+        except Exception:
+            _log.failure("unexpected error", trace_id=request.trace_id)
+            return self.refusal(NanoMDMError())
+        finally:
+            request.forget_body()
 
 
 class Folder(Endpoint):
@@ -110,11 +125,21 @@ def refusal(error: NanoMDMError) -> Response:
         return BAD_REQUEST
     if isinstance(error, Gone):
         return GONE
+    if isinstance(error, NotFound):
+        return Response(404, error.body)
     if isinstance(error, TooLarge):
         return TOO_LARGE
     if isinstance(error, Overloaded):
         return text(503, "Service Unavailable", {b"Retry-After": b"%d" % error.retry_after})
     return SERVER_ERROR
+
+
+async def _deliver(request: Request, stream: Stream) -> None:
+    try:
+        await stream.deliver(request)
+    except Exception:
+        _log.failure("unexpected error", trace_id=request.trace_id)
+        request.abort()
 
 
 def _write(request: Request, response: Response) -> None:
@@ -128,7 +153,7 @@ def _write(request: Request, response: Response) -> None:
         request.defaultContentType = None
     for name, value in response.headers.items():
         request.setHeader(name, value)
-    if request.site.draining:
+    if request.is_last:
         request.setHeader(b"Connection", b"close")
     request.write(response.body)
     request.finish()

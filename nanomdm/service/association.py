@@ -85,6 +85,18 @@ class CertificateAssociation:
         if facts.superseded_for is None:
             self._newest.put(device_id, identity.sha256)
 
+    async def enrollment_of(self, identity: Identity) -> str:
+        """
+        @return: the device-channel id that the certificate speaks for.
+        @raise AssociationRefused: there is none, or it was superseded for too long.
+        """
+        holder = await self._store.enrollment_of_certificate(identity.sha256)
+        if holder is None:
+            raise AssociationRefused(f"certificate {identity.sha256} is not associated")
+        known = AssociationFacts(associated=True, superseded_for=holder.superseded_for)
+        self._judge(holder.device_id, identity, known)
+        return holder.device_id
+
     def _judge(self, device_id: str, identity: Identity, facts: AssociationFacts) -> None:
         reason = self._refusal(identity, facts)
         if reason is not None:

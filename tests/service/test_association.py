@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from nanomdm.crypto.identity import Identity
 from nanomdm.errors import AssociationRefused, StorageUnavailable
-from nanomdm.interfaces import AssociationFacts
+from nanomdm.interfaces import AssociationFacts, CertificateHolder
 from nanomdm.mdm.enrollment import Enrollment, EnrollmentType
 from nanomdm.service.association import CertificateAssociation
 from tests.storage.tables import open_sqlite, query
@@ -50,6 +50,13 @@ class RecordingStore:
         """
         self.asked.append("association")
         return self._store.association(device_id, sha256)
+
+    def enrollment_of_certificate(self, sha256: str) -> Deferred[CertificateHolder | None]:
+        """
+        Look for whom it is.
+        """
+        self.asked.append("enrollment_of_certificate")
+        return self._store.enrollment_of_certificate(sha256)
 
     def associate(
         self, device_id: str, sha256: str, first_only: bool, grace: float, twin: str | None = None
@@ -425,6 +432,44 @@ class ExpiredTests(AssociationCase):
         await self.checkRefused(D1, EXPIRED_A, SUPERSEDED)
         await self.authenticateRefused(D1, EXPIRED_A, SUPERSEDED)
         await self.rules.check(D1, B)
+
+
+class EnrollmentTests(AssociationCase):
+    """
+    Whom a certificate speaks for.
+    """
+
+    async def find(self, identity: Identity) -> str:
+        return await self.rules.enrollment_of(identity)
+
+    async def findRefused(self, identity: Identity, why: str) -> None:
+        finding = Deferred.fromCoroutine(self.find(identity))
+        error = await self.assertFailure(finding, AssociationRefused)
+        self.assertEqual(str(error), f"certificate {identity.sha256} {why}")
+
+    async def test_associated(self) -> None:
+        await self.rules.authenticate(D1, A)
+        await self.rules.authenticate(D2, B)
+        self.assertEqual([await self.find(A), await self.find(B)], ["D1", "D2"])
+        # One that has expired since then.
+        self.assertEqual(await self.find(EXPIRED_A), "D1")
+
+    async def test_notAssociated(self) -> None:
+        await self.rules.authenticate(D1, A)
+        for rules in (self.rules, self.configured(retro=True)):
+            self.rules = rules
+            await self.findRefused(B, NOT_ASSOCIATED.replace("it ", ""))
+        self.assertEqual(await self.pairs(), [("D1", A.sha256)])
+
+    async def test_superseded(self) -> None:
+        await self.rules.authenticate(D1, A)
+        await self.rules.authenticate(D1, B)
+        await self.age(B, DAY - 60)
+        await self.age(A, 9 * DAY)
+        self.assertEqual([await self.find(A), await self.find(B)], ["D1", "D1"])
+        await self.age(B, DAY + 60)
+        await self.findRefused(A, f"may not speak for D1: {SUPERSEDED}")
+        self.assertEqual(await self.find(B), "D1")
 
 
 class CacheTests(AssociationCase):
