@@ -8,7 +8,9 @@ import click
 
 from nanomdm import __version__
 from nanomdm.ctl.copy import copy
+from nanomdm.ctl.migrate import migrate
 from nanomdm.ctl.schema import schema
+from nanomdm.ctl.transfer import export, import_
 
 __all__ = ["main"]
 
@@ -21,5 +23,5 @@ def main() -> None:
     """
 
 
-main.add_command(copy)
-main.add_command(schema)
+for command in (copy, export, import_, migrate, schema):
+    main.add_command(command)

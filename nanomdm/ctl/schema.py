@@ -5,13 +5,13 @@ them.
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nanomdm.ctl.database import connect_to_read, storage_options
 from nanomdm.errors import ConfigError
 from nanomdm.storage.factory import engine_of
 from nanomdm.storage.schema import Change, ddl, pending, script
@@ -20,18 +20,7 @@ from nanomdm.storage.settings import StorageSettings, parse_dsn
 
 
 @click.command()
-@click.option(
-    "--storage",
-    type=click.Choice(["sqlite", "mysql", "pgsql"]),
-    required=True,
-    envvar="NANOMDM_STORAGE",
-    help="Kind of the database; also from NANOMDM_STORAGE.",
-)
-@click.option(
-    "--storage-dsn",
-    envvar="NANOMDM_STORAGE_DSN",
-    help="Where it is. Better from NANOMDM_STORAGE_DSN if it holds a password.",
-)
+@storage_options
 @click.option("--full", is_flag=True, help="The whole schema; connects to no database.")
 def schema(storage: str, storage_dsn: str | None, full: bool) -> None:
     """
@@ -70,8 +59,7 @@ def _pending(kind: str, given: str | None) -> list[Change]:
 
 
 def _connect(kind: str, dsn: Path | str | None) -> Any:
-    if isinstance(dsn, Path):
-        # Neither makes the file nor writes to it.
-        return sqlite3.connect(f"{dsn.as_uri()}?mode=ro", uri=True, isolation_level=None)
     settings = StorageSettings(kind=kind, dsn=dsn)
+    if isinstance(dsn, Path):
+        return connect_to_read(settings)
     return engine_of(settings, dsn).connect_for_schema()
