@@ -36,6 +36,8 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from nanomdm.output import standard_output
+
 Fields: TypeAlias = dict[str, str | int | float | bool]
 
 _HEAD: Final = {"ts", "level", "msg"}
@@ -208,8 +210,7 @@ def _output(twistd: MutableMapping[str, Any]) -> Callable[[bytes], object]:
     if name == "-" and not twistd["nodaemon"]:
         sys.exit("Daemons cannot log to stdout, exiting!")
     if name == "-" or (twistd["nodaemon"] and not name):
-        # Unbuffered: a reader that went away leaves nothing to flush at exit.
-        return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False).write
+        return standard_output().write
     file = _RotatableFile.fromFullPath(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, file.request)
