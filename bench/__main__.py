@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench import pushes, webhook
 from bench.databases import DATABASES, Database
 from bench.devices import BenchDevice, make_devices, write_requests
 from bench.server import Bare, Nanomdm, wrk
@@ -35,6 +36,7 @@ MANY_DEVICES = 5_000
 MANY_CONNECTS = 100_000
 MANY_IDS = 100_000
 MANY_ROWS = 1_000_000
+PARTS = ("micro", "throughput", "enqueue", "queue", "push", "webhook", "memory")
 
 
 @contextmanager
@@ -204,7 +206,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of load in each round")
-    parser.add_argument("--only", choices=("micro", "throughput", "enqueue", "queue", "memory"))
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--storage", action="append", choices=sorted(DATABASES))
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -220,6 +222,14 @@ def main() -> None:
         results["enqueue"] = _enqueueing(ca, kinds)
     if arguments.only in (None, "queue"):
         results["queue"] = _queue(ca, kinds)
+    if arguments.only in (None, "push"):
+        # The other engines with --storage.
+        pushed = arguments.storage or ["postgresql"]
+        results["push"] = {
+            kind: pushes.measure(ca, kind, arguments.seconds) for kind in kinds if kind in pushed
+        }
+    if arguments.only in (None, "webhook"):
+        results["webhook"] = {kind: webhook.measure(ca, kind, arguments.seconds) for kind in kinds}
     if arguments.only in (None, "memory"):
         results["memory"] = _memory(ca, arguments.seconds)
     out = Path(__file__).parent / "out"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from bench.devices import TOPIC
 from nanomdm.storage.engine import Engine
 from nanomdm.storage.factory import engine_of
 from nanomdm.storage.settings import StorageSettings
@@ -73,7 +74,10 @@ class Database:
         Enroll devices without the protocol, which would take too long.
         """
         device = f"({self.mark}, '<?xml', CURRENT_TIMESTAMP)"
-        enrollment = f"({self.mark}, {self.mark}, 'Device', 't', 'm', 'ab', CURRENT_TIMESTAMP)"
+        enrollment = (
+            f"({self.mark}, {self.mark}, 'Device', {self.mark}, 'magic', {self.mark},"
+            " CURRENT_TIMESTAMP)"
+        )
         with closing(self.connect()) as connection:
             cursor = connection.cursor()
             cursor.executemany(
@@ -83,7 +87,7 @@ class Database:
             cursor.executemany(
                 "INSERT INTO enrollments (id, device_id, type, topic, push_magic, token_hex,"
                 f" last_seen_at) VALUES {enrollment}",
-                [(id, id) for id in ids],
+                [(id, id, TOPIC, f"{n:064x}") for n, id in enumerate(ids)],
             )
             connection.commit()
 

@@ -13,7 +13,9 @@ import sys
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Process:
     def __init__(
         self, arguments: list[str], log: Path, announcement: str, environment: dict[str, str]
     ) -> None:
+        self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -56,8 +59,18 @@ class Process:
         """
         Resident memory in bytes.
         """
+        return self._memory("VmRSS")
+
+    @property
+    def peak_rss(self) -> int:
+        """
+        The most resident memory so far, in bytes.
+        """
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> int:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        match = re.search(rf"{name}:\s+(\d+) kB", status)
         return int(match[1]) * 1024 if match else 0
 
     def stop(self) -> None:
@@ -100,9 +113,12 @@ class Nanomdm(Process):
 
     @param kind: of its storage.
     @param dsn: of its storage.
+    @param flags: further ones.
     """
 
-    def __init__(self, directory: Path, ca: bytes, kind: str, dsn: str) -> None:
+    def __init__(
+        self, directory: Path, ca: bytes, kind: str, dsn: str, flags: Sequence[str] = ()
+    ) -> None:
         (directory / "ca.pem").write_bytes(ca)
         options = {
             "listen": "tcp:0:interface=127.0.0.1",
@@ -112,6 +128,8 @@ class Nanomdm(Process):
         arguments = ["-m", "bench.twistd", "-n", "--pidfile=", "nanomdm"]
         for name, value in options.items():
             arguments += [f"--{name}", value]
+        arguments += flags
+        self._read = 0
         announcement = r"msg=\"listening\" address=127\.0\.0\.1:(\d+)\n"
         secrets = {"NANOMDM_API": _KEY, "NANOMDM_STORAGE_DSN": dsn}
         super().__init__(arguments, directory / "nanomdm.log", announcement, secrets)
@@ -122,16 +140,30 @@ class Nanomdm(Process):
 
         @return: the HTTP status.
         """
-        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
-            key = b64encode(f"nanomdm:{_KEY}".encode()).decode()
-            head = (
-                f"PUT /v1/enqueue/{','.join(ids)}?nopush=1 HTTP/1.1",
-                "Host: localhost",
-                f"Authorization: Basic {key}",
-                f"Content-Length: {len(command)}",
-            )
-            connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode() + command)
-            return int(connection.makefile("rb").readline().split()[1])
+        return self.api("PUT", f"/v1/enqueue/{','.join(ids)}?nopush=1", command)[0]
+
+    def api(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """
+        Call the API.
+
+        @return: the HTTP status and the body.
+        """
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
+        key = b64encode(f"nanomdm:{_KEY}".encode()).decode()
+        connection.request(method, path, body, {"Authorization": f"Basic {key}"})
+        with closing(connection), connection.getresponse() as answer:
+            return answer.status, answer.read()
+
+    def longest_stop(self) -> float:
+        """
+        @return: the reactor's longest stop since the last call, in milliseconds.
+        """
+        # What is going on now is in the line after the next one.
+        time.sleep(2.2)
+        text = self._log.read_text()
+        stops = re.findall(r"^reactor stopped for ([\d.]+) ms$", text[self._read :], re.MULTILINE)
+        self._read = len(text)
+        return max(map(float, stops))
 
     def ping(self) -> None:
         """

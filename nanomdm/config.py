@@ -9,7 +9,7 @@ understood only where they count.
 Storages are described by sets of three options.  Each of the three is taken as
 a whole from the strongest source that has it, so that the kind may stand in the
 file and the DSN, with its password, in the environment; flags alone may be
-repeated.
+repeated; and C{--token}.
 Environment variables with the prefix that belong to no option are only warned of:
 orchestrators set some on their own.
 """
@@ -36,8 +36,9 @@ from twisted.python import usage
 
 from nanomdm import __version__, log
 from nanomdm.errors import ConfigError
-from nanomdm.listen import endpoint_description
+from nanomdm.listen import endpoint_description, speaks_tls
 from nanomdm.options import OPTIONS, STORAGE_OPTIONS, Settings
+from nanomdm.service.tokens import TokenFile
 from nanomdm.storage.settings import StorageSettings, parse_dsn, parse_options
 
 __all__ = ["Given", "Options", "Settings", "endpoint_description", "refuse", "resolve"]
@@ -172,7 +173,7 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
         exclude each other.
     """
     values: dict[str, Any] = {}
-    sets: dict[str, list[str]] = {}
+    sets: dict[str, list[Any]] = {}
     origins: dict[str, str] = {}
     for one in given:
         value = _parse(one)
@@ -183,12 +184,57 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
         else:
             sets[one.name] = [value]
         origins[one.name] = one.origin
+    if "token" in sets:
+        values["token"] = _tokens(sets["token"], origins["token"])
     settings = Settings(storages=_storages(sets, origins), **values)
     if settings.disable_mdm and settings.api is None:
         raise ConfigError("nothing for server to do: --disable-mdm without --api")
     if settings.ca is None and not settings.disable_mdm:
         raise ConfigError("--ca: required unless --disable-mdm is given")
+    if settings.migration and settings.api is None:
+        raise ConfigError(f"{origins['migration']}: needs --api")
+    if settings.dm is None:
+        _refuse_parts(origins, "dm")
+    if settings.webhook_url is None:
+        _refuse_parts(origins, "webhook", "webhook-url")
+    _check_identity(settings, origins)
     return settings, origins
+
+
+def _refuse_parts(origins: Mapping[str, str], of: str, needed: str | None = None) -> None:
+    """
+    Refuse options that say more about something that is not there.
+
+    @param of: what their names begin with.
+    @param needed: the option without which it is not there, if it has another name.
+    """
+    for name, origin in origins.items():
+        if name.startswith(f"{of}-"):
+            raise ConfigError(f"{origin}: needs --{needed or of}")
+
+
+def _tokens(given: Iterable[tuple[TokenFile, ...]], origin: str) -> tuple[TokenFile, ...]:
+    tokens = tuple(one for several in given for one in several)
+    types = [one.service_type for one in tokens]
+    if len(set(types)) < len(types):
+        raise ConfigError(f"{origin}: names one type twice")
+    return tokens
+
+
+def _check_identity(settings: Settings, origins: Mapping[str, str]) -> None:
+    """
+    Refuse options about TLS and device identities that do not fit together.
+    """
+    if settings.tls_cert is None:
+        for name in ("tls-key", "tls-client-ca"):
+            if name in origins:
+                raise ConfigError(f"{origins[name]}: needs --tls-cert")
+    elif speaks_tls(settings.listen):
+        raise ConfigError(f"{origins['tls-cert']}: --listen {settings.listen} speaks TLS by itself")
+    if settings.cert_header is None and "trusted-proxies" in origins:
+        raise ConfigError(f"{origins['trusted-proxies']}: needs --cert-header")
+    if settings.cert_header is not None and settings.tls_client_ca is not None:
+        raise ConfigError(f"{origins['tls-client-ca']}: excludes --cert-header")
 
 
 def _parse(given: Given) -> Any:
@@ -272,7 +318,8 @@ class Options(usage.Options):
         "Apple MDM server. Every option can also be given in the environment, as NANOMDM_ and "
         "its name in capitals with underscores for dashes, or in section [nanomdm] of the file "
         "that --config names; switches are 1 or 0 there. A flag beats the environment, which "
-        "beats the file. The storage flags may be repeated, in sets of the same length."
+        "beats the file. --token may be repeated, and the storage flags, in sets of the same "
+        "length."
     )
     optFlags = [[option.name, None, option.help] for option in OPTIONS if option.is_switch]
     optParameters = [
@@ -347,4 +394,6 @@ class Options(usage.Options):
         for name in unknown_variables(self._environ):
             _log.warn("environment variable belongs to no option", name=name)
         if self.parent is not None:
+            if self.settings.dump and not self.parent["nodaemon"]:
+                raise ConfigError(f"{self.origins['dump']}: needs twistd -n")
             log.install(self.parent, self.settings.log_format, self.settings.debug)

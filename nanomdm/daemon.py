@@ -5,22 +5,33 @@ The daemon's life: listen, serve, drain, close.
 from __future__ import annotations
 
 import sys
-from typing import Final, NoReturn
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.errors import ConfigError
+from nanomdm.http.proxies import is_public
 from nanomdm.http.site import Site
 from nanomdm.interfaces import IStorage
 from nanomdm.log import printable
+from nanomdm.outbound import OutboundClient
+from nanomdm.push.service import PushService
 
 #: Seconds that requests under way get to end after SIGTERM.
 DRAIN_DEADLINE: Final = 30.0
+
+#: Seconds of these that pushes get, so that requests that wait for them are answered.
+PUSH_DEADLINE: Final = 25.0
 
 
 class StartRefused(ConfigError, SystemExit):
@@ -42,6 +53,27 @@ class StartRefused(ConfigError, SystemExit):
         self.code = f"twistd nanomdm: {printable(reason)}"
 
 
+class Job(Protocol):
+    """
+    Something that the server does of its own accord, from time to time.
+    """
+
+    def start(self) -> None:
+        """
+        Begin; called once the storage has started.
+        """
+        ...
+
+    def stop(self) -> Deferred[None]:
+        """
+        Begin nothing new.
+
+        @return: fires once what is under way has ended, which the end of pushes and
+            of the storage brings about.
+        """
+        ...
+
+
 class Daemon(Service):
     """
     Serves a site from a storage.
@@ -49,23 +81,39 @@ class Daemon(Service):
     @param reactor: what runs it.
     @param endpoint: where to listen.
     @param description: the endpoint in the operator's words, for messages.
+    @param pusher: sends the pushes of the site and of jobs.
+    @param http: sends the site's requests to other servers.
+    @param jobs: what else there is to do.
+    @param cert_header: the header in which proxies say who the client is, if any.
+    @param webhook: delivers events, if anybody gets them.  When it has stopped, which
+        takes seconds, the storage knows how far it came.
     """
 
     _log = Logger(namespace="nanomdm")
 
     def __init__(
         self,
-        reactor: IReactorCore,
+        reactor: Any,
         endpoint: IStreamServerEndpoint,
         description: str,
         site: Site,
         storage: IStorage,
+        pusher: PushService,
+        http: OutboundClient,
+        jobs: Sequence[Job],
+        cert_header: str | None = None,
+        webhook: Job | None = None,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._description = description
         self._site = site
         self._storage = storage
+        self._pusher = pusher
+        self._http = http
+        self._jobs = jobs
+        self._cert_header = cert_header
+        self._webhook = webhook
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -88,10 +136,15 @@ class Daemon(Service):
         """
         super().startService()
         self._storage.start()
+        for job in self._jobs:
+            job.start()
+        if self._webhook is not None:
+            self._webhook.start()
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop listening, let requests under way end, then close the storage.
+        Stop listening and begin nothing new, let requests under way end, then close
+        the connections to APNs, to other servers and the storage.
 
         @return: fires when all of it is done.
         """
@@ -102,17 +155,36 @@ class Daemon(Service):
         self._log.info("stopping", deadline=DRAIN_DEADLINE)
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
+        jobs = [job.stop() for job in self._jobs]
+        delivered = None if self._webhook is None else self._webhook.stop()
+        pushed: list[Deferred[None]] = []
+        too_late = self._reactor.callLater(
+            PUSH_DEADLINE, lambda: pushed.append(self._pusher.stop())
+        )
         await self._site.drain(DRAIN_DEADLINE)
-        await self._storage.stop()
+        if too_late.active():
+            too_late.cancel()
+            pushed.append(self._pusher.stop())
+        if delivered is not None:
+            await delivered
+        # The storage ends what it was asked for, and gives up what takes too long:
+        # the others may wait for it.
+        await gatherResults([*pushed, self._http.close(), self._storage.stop(), *jobs])
         self._log.info("stopped")
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         # Said when signals are handled too, so that who waits for the line can stop us.
-        self._reactor.callWhenRunning(self._announce, _show(port.getHost()))
+        self._reactor.callWhenRunning(self._announce, port.getHost())
 
-    def _announce(self, address: str) -> None:
-        self._log.info("listening", address=address)
+    def _announce(self, host: IAddress) -> None:
+        self._log.info("listening", address=_show(host))
+        if self._cert_header is not None and is_public(host):
+            self._log.warn(
+                "the address is public: in requests from --trusted-proxies, the header counts",
+                address=_show(host),
+                header=self._cert_header,
+            )
 
     def _refuse(self, failure: Failure) -> NoReturn:
         if not failure.check(CannotListenError, OSError):
@@ -126,7 +198,7 @@ class Daemon(Service):
         raise error
 
 
-def _show(address: object) -> str:
+def _show(address: IAddress) -> str:
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         return str(address)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 from cryptography import x509
@@ -20,19 +22,47 @@ from nanomdm import __version__
 from nanomdm.config import Options, Settings, refuse
 from nanomdm.crypto.chain import ChainVerifier, load_certificates
 from nanomdm.crypto.cms import SignatureVerifier
-from nanomdm.daemon import Daemon
+from nanomdm.crypto.pushcert import PushCertificate
+from nanomdm.daemon import Daemon, Job
 from nanomdm.errors import ConfigError
-from nanomdm.http.api import BasicAuth, EnqueueEndpoint, VersionEndpoint
+from nanomdm.http.api import BasicAuth, VersionEndpoint
+from nanomdm.http.authproxy import AuthProxyEndpoint
 from nanomdm.http.device import DeviceEndpoint
-from nanomdm.http.endpoint import Folder
-from nanomdm.http.identity import HeaderIdentity, IdentitySource, SignatureIdentity
+from nanomdm.http.dump import DumpedEndpoint
+from nanomdm.http.endpoint import Endpoint, Folder
+from nanomdm.http.enqueue import EnqueueEndpoint
+from nanomdm.http.escrow import EscrowKeyUnlockEndpoint
+from nanomdm.http.identity import (
+    HeaderIdentity,
+    IdentitySource,
+    SignatureIdentity,
+    TLSIdentity,
+)
+from nanomdm.http.migration import MigrationEndpoint
 from nanomdm.http.offload import Offloader
+from nanomdm.http.push import PushCertEndpoint, PushEndpoint
 from nanomdm.http.site import Site
-from nanomdm.interfaces import IStorage
-from nanomdm.listen import endpoint_description
+from nanomdm.http.tls import ServerTLS, TLSEndpoint, TLSFiles
+from nanomdm.http.webhook import FailedEventsEndpoint, RetryEndpoint
+from nanomdm.interfaces import IPusher, IStorage, ITokenHandler
+from nanomdm.listen import endpoint_description, speaks_tls
+from nanomdm.outbound import OutboundClient, open_client
+from nanomdm.output import standard_output
+from nanomdm.push.address import ProxyURL, proxy_to_use
+from nanomdm.push.endpoint import APNsConnector
+from nanomdm.push.expiry import ExpiryWatch
+from nanomdm.push.repush import Repusher
+from nanomdm.push.service import PushService
 from nanomdm.service.association import CertificateAssociation
+from nanomdm.service.backlog import BacklogWatch
 from nanomdm.service.core import MDMService
-from nanomdm.service.enqueue import CommandEnqueuer, UnavailablePusher
+from nanomdm.service.declarative import DeclarativeManagementClient
+from nanomdm.service.enqueue import CommandEnqueuer
+from nanomdm.service.escrow import EscrowKeyUnlocker
+from nanomdm.service.events import EventSource
+from nanomdm.service.receiver import Receiver
+from nanomdm.service.tokens import HTTPTokenHandler, read_token
+from nanomdm.service.webhook import Webhook
 from nanomdm.storage.factory import open_storage
 
 __all__ = ["Options", "makeService"]
@@ -54,6 +84,8 @@ def makeService(options: Options) -> IService:
     try:
         daemon = build(options.settings, reactor)
         hand_over(options.settings, options.parent or {})
+        if options.settings.dump:
+            _dump(reactor)
         return daemon
     except ConfigError as error:
         refuse(error)
@@ -78,6 +110,16 @@ def hand_over(settings: Settings, twistd: Mapping[str, Any]) -> None:
                 raise ConfigError(f"--uid: {storage.dsn}: {error.strerror}") from None
 
 
+def _dump(reactor: Any) -> None:
+    """
+    Let nobody wait for who reads standard output, up to the last line of the log.
+    """
+    _log.warn("--dump shows secrets: tokens, push magic and passwords go to standard output")
+    output = standard_output()
+    reactor.callWhenRunning(output.start)
+    reactor.addSystemEventTrigger("after", "shutdown", output.stop)
+
+
 def _settle() -> None:
     """
     What was loaded stays: otherwise each full garbage collection goes through all of
@@ -93,52 +135,176 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     @param reactor: the reactor, handed on to everything that needs one.
     @raise ConfigError: a file that the settings name can not be used.
     """
-    offloader = Offloader(reactor, reactor.getThreadPool())
-    _log.info("starting", **_summary(settings))
+    proxy = proxy_to_use(settings.apns_proxy, os.environ, settings.apns_url)
+    _log.info("starting", **_summary(settings, proxy))
+    tls = _tls(settings, reactor)
+    trust = _certificates(settings.apns_ca, "--apns-ca")
     storage = open_storage(settings.storages, reactor)
-    root = Folder()
-    root.putChild(b"version", VersionEndpoint())
-    if not settings.disable_mdm:
-        _add_device_endpoints(root, settings, storage, offloader, reactor)
-    if settings.api is not None:
-        _add_api(root, BasicAuth(settings.api), storage, offloader)
+    pusher = PushService(
+        storage,
+        APNsConnector(reactor, settings.apns_url, trust, proxy),
+        reactor,
+        expiration=settings.push_expiration,
+        connections=settings.apns_connections,
+        schedule=settings.repush > 0,
+    )
+    jobs: list[Job] = [ExpiryWatch(storage, reactor, _now)]
+    if settings.repush:
+        jobs.append(Repusher(storage, pusher, reactor, settings.repush, SystemRandom()))
     endpoint = serverFromString(reactor, endpoint_description(settings.listen))
-    site = Site(root, reactor, settings.max_body_size)
-    return Daemon(reactor, endpoint, settings.listen, site, storage)
+    if tls is not None:
+        endpoint = TLSEndpoint(endpoint, tls, reactor)
+        jobs.append(tls)
+    webhook = _webhook(settings, storage, reactor)
+    if webhook is not None:
+        jobs.append(BacklogWatch(storage, reactor))
+    http = open_client(reactor)
+    root = _root(settings, storage, pusher, http, webhook, reactor)
+    return Daemon(
+        reactor,
+        endpoint,
+        settings.listen,
+        Site(root, reactor, settings.max_body_size),
+        storage,
+        pusher,
+        http,
+        jobs,
+        settings.cert_header,
+        webhook,
+    )
 
 
-def _summary(settings: Settings) -> dict[str, str | bool]:
+def _tls(settings: Settings, reactor: Any) -> ServerTLS | None:
+    if settings.tls_cert is None:
+        return None
+    files = TLSFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return ServerTLS(files, reactor, reactor.getThreadPool(), _now)
+
+
+def _webhook(settings: Settings, storage: IStorage, reactor: Any) -> Webhook | None:
+    if settings.webhook_url is None:
+        return None
+    key = settings.webhook_hmac_key
+    receiver = Receiver(
+        # Its own, since it trusts others and ends before the storage.
+        open_client(reactor, _certificates(settings.webhook_ca, "--webhook-ca")),
+        settings.webhook_url,
+        None if key is None else key.encode(),
+        Offloader(reactor, reactor.getThreadPool()).run,
+    )
+    return Webhook(
+        storage,
+        receiver,
+        reactor,
+        SystemRandom(),
+        concurrency=settings.webhook_concurrency,
+        max_age=settings.webhook_max_age,
+    )
+
+
+def _summary(settings: Settings, proxy: ProxyURL | None) -> dict[str, str | bool]:
     """
     What the log says of the settings at the start.
     """
-    identity = f"header {settings.cert_header}" if settings.cert_header else "Mdm-Signature"
+    identity = "Mdm-Signature"
+    if settings.disable_mdm:
+        identity = "none, devices are not served"
+    elif settings.cert_header is not None:
+        identity = f"header {settings.cert_header}"
+    elif settings.tls_client_ca is not None:
+        identity = "TLS session"
     return {
         "version": __version__,
         "storage": ", ".join(f"{one.kind} {one.shown}" for one in settings.storages),
-        "identity": "none, devices are not served" if settings.disable_mdm else identity,
+        "tls": settings.tls_cert is not None or speaks_tls(settings.listen),
+        "identity": identity,
         "api": settings.api is not None,
+        "apns": settings.apns_url.host_and_port,
+        "proxy": "none" if proxy is None else proxy.host_and_port,
     }
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _root(
+    settings: Settings,
+    storage: IStorage,
+    pusher: IPusher,
+    http: OutboundClient,
+    webhook: Webhook | None,
+    reactor: Any,
+) -> Resource:
+    offloader = Offloader(reactor, reactor.getThreadPool())
+    root = Folder()
+    root.putChild(b"version", VersionEndpoint())
+    if not settings.disable_mdm:
+        events = None if webhook is None else EventSource(webhook.wake, _now, settings.webhook_idle)
+        _add_device_endpoints(root, settings, storage, http, events, offloader, reactor)
+    if settings.api is not None:
+        auth = BasicAuth(settings.api)
+        unlocker = _unlocker(settings, storage, reactor)
+        _add_api(root, auth, storage, pusher, offloader, unlocker, webhook)
+        if settings.migration:
+            root.putChild(b"migration", MigrationEndpoint(auth, storage, offloader))
+    return root
+
+
 def _add_device_endpoints(
-    root: Resource, settings: Settings, storage: IStorage, offloader: Offloader, reactor: Any
+    root: Resource,
+    settings: Settings,
+    storage: IStorage,
+    http: OutboundClient,
+    events: EventSource | None,
+    offloader: Offloader,
+    reactor: Any,
 ) -> None:
+    association = CertificateAssociation(
+        storage,
+        reactor.seconds,
+        retro=settings.retro,
+        superseded_grace=settings.superseded_identity_grace,
+    )
     service = MDMService(
         storage,
-        CertificateAssociation(
-            storage,
-            reactor.seconds,
-            retro=settings.retro,
-            superseded_grace=settings.superseded_identity_grace,
-        ),
+        association,
         zero_length_challenge=settings.ua_zl_dc,
+        token_handlers=_token_handlers(settings, http),
+        declarative=_declarative(settings, http),
+        events=events,
     )
     identities = _identities(settings, offloader)
     mdm = DeviceEndpoint(service, identities, offloader, checkins=not settings.checkin)
-    root.putChild(b"mdm", mdm)
+    root.putChild(b"mdm", _dumped(mdm, settings))
     if settings.checkin:
         checkin = DeviceEndpoint(service, identities, offloader, reports=False)
-        root.putChild(b"checkin", checkin)
+        root.putChild(b"checkin", _dumped(checkin, settings))
+    if settings.auth_proxy_url is not None:
+        url, header = settings.auth_proxy_url, settings.cert_header
+        proxy = AuthProxyEndpoint(identities, association, http, url, header)
+        root.putChild(b"authproxy", proxy)
+
+
+def _dumped(endpoint: DeviceEndpoint, settings: Settings) -> Endpoint:
+    return DumpedEndpoint(endpoint, standard_output().show, _now) if settings.dump else endpoint
+
+
+def _token_handlers(settings: Settings, http: OutboundClient) -> list[ITokenHandler]:
+    handlers: list[ITokenHandler] = [read_token(file) for file in settings.token]
+    if settings.token_url is not None:
+        handlers.append(HTTPTokenHandler(http, settings.token_url))
+    return handlers
+
+
+def _declarative(settings: Settings, http: OutboundClient) -> DeclarativeManagementClient | None:
+    if settings.dm is None:
+        return None
+    send, receive = (
+        None if key is None else key.encode()
+        for key in (settings.dm_send_hmac_key, settings.dm_recv_hmac_key)
+    )
+    return DeclarativeManagementClient(http, settings.dm, send, receive)
 
 
 def _identities(settings: Settings, offloader: Offloader) -> IdentitySource:
@@ -148,7 +314,9 @@ def _identities(settings: Settings, offloader: Offloader) -> IdentitySource:
         expired_grace_days=settings.expired_identity_grace,
     )
     if settings.cert_header is not None:
-        return HeaderIdentity(settings.cert_header, chains)
+        return HeaderIdentity(settings.cert_header, chains, settings.trusted_proxies)
+    if settings.tls_client_ca is not None:
+        return TLSIdentity(chains)
     return SignatureIdentity(SignatureVerifier(), chains, offloader)
 
 
@@ -156,8 +324,33 @@ def _certificates(path: Path | None, option: str) -> list[x509.Certificate]:
     return [] if path is None else load_certificates(path, option)
 
 
-def _add_api(root: Resource, auth: BasicAuth, storage: IStorage, offloader: Offloader) -> None:
-    enqueuer = CommandEnqueuer(storage, UnavailablePusher())
+def _unlocker(settings: Settings, storage: IStorage, reactor: Any) -> EscrowKeyUnlocker:
+    ca = _certificates(settings.escrow_key_unlock_ca, "--escrow-key-unlock-ca")
+
+    def open_as(certificate: PushCertificate) -> OutboundClient:
+        return open_client(reactor, ca, certificate=certificate)
+
+    return EscrowKeyUnlocker(storage, open_as, settings.escrow_key_unlock_url)
+
+
+def _add_api(
+    root: Resource,
+    auth: BasicAuth,
+    storage: IStorage,
+    pusher: IPusher,
+    offloader: Offloader,
+    unlocker: EscrowKeyUnlocker,
+    webhook: Webhook | None,
+) -> None:
     v1 = Folder()
+    enqueuer = CommandEnqueuer(storage, pusher)
     v1.putChild(b"enqueue", EnqueueEndpoint(auth, enqueuer, offloader))
+    v1.putChild(b"push", PushEndpoint(auth, pusher, offloader))
+    v1.putChild(b"pushcert", PushCertEndpoint(auth, storage, offloader, _now))
+    v1.putChild(b"escrowkeyunlock", EscrowKeyUnlockEndpoint(auth, unlocker))
+    events = Folder()
+    events.putChild(b"failed", FailedEventsEndpoint(auth, storage))
+    wake = None if webhook is None else webhook.wake
+    events.putChild(b"retry", RetryEndpoint(auth, storage, wake))
+    v1.putChild(b"webhook", events)
     root.putChild(b"v1", v1)

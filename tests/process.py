@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 
 _ROOT = Path(__file__).parent.parent
 _TWISTD = "from twisted.scripts.twistd import run; run()"
+# Whatever a test does, it never talks to Apple.
+_NOWHERE = {"NANOMDM_APNS_URL": "https://127.0.0.1:9"}
 _LISTENING = re.compile(rb'msg="listening" address=127\.0\.0\.1:(\d+)\n')
 
 
@@ -38,13 +40,14 @@ class DaemonProcess(ProcessProtocol):
         self.errors = b""
         self.listening: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
+        self._awaited: tuple[bytes, Deferred[None]] | None = None
         arguments = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "nanomdm", *options]
         inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         reactor.spawnProcess(
             self,
             sys.executable,
             arguments,
-            env={**inherited, "PYTHONPATH": str(_ROOT), **environment},
+            env={**inherited, "PYTHONPATH": str(_ROOT), **_NOWHERE, **environment},
         )
 
     def outReceived(self, data: bytes) -> None:
@@ -52,6 +55,19 @@ class DaemonProcess(ProcessProtocol):
         match = _LISTENING.search(self.output)
         if match and not self.listening.called:
             self.listening.callback(int(match[1]))
+        if self._awaited is not None and self._awaited[0] in self.output:
+            (_, written), self._awaited = self._awaited, None
+            written.callback(None)
+
+    def written(self, text: bytes) -> Deferred[None]:
+        """
+        Forget the output, and wait.
+
+        @return: fires when C{text} was printed on standard output.
+        """
+        self.output = b""
+        self._awaited = (text, Deferred())
+        return self._awaited[1]
 
     def errReceived(self, data: bytes) -> None:
         self.errors += data

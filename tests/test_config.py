@@ -18,7 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from nanomdm import __version__
 from nanomdm.config import Given, Options, Settings, resolve, unknown_variables
 from nanomdm.errors import ConfigError
+from nanomdm.http.proxies import PRIVATE, parse_networks
 from nanomdm.options import OPTIONS
+from nanomdm.push.address import APNsURL, ProxyURL
+from nanomdm.service.tokens import TokenFile
+from nanomdm.sim.ca import ThrowawayCA
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "nanomdm.conf.example"
@@ -74,16 +78,29 @@ class DefaultsTests(ConfigTestCase):
             self.with_ca(),
             Settings(
                 listen=":9000",
+                tls_cert=None,
+                tls_key=None,
+                tls_client_ca=None,
                 api=None,
                 disable_mdm=False,
                 ca=Path(self.ca).absolute(),
                 intermediate=None,
                 cert_header=None,
+                trusted_proxies=PRIVATE,
                 checkin=False,
                 retro=False,
                 superseded_identity_grace=86400,
                 expired_identity_grace=0,
                 ua_zl_dc=False,
+                dm=None,
+                dm_send_hmac_key=None,
+                dm_recv_hmac_key=None,
+                token=(),
+                token_url=None,
+                auth_proxy_url=None,
+                escrow_key_unlock_url="https://deviceservices-external.apple.com"
+                "/deviceservicesworkers/escrowKeyUnlock",
+                escrow_key_unlock_ca=None,
                 storages=(
                     StorageSettings(
                         kind="sqlite",
@@ -91,9 +108,16 @@ class DefaultsTests(ConfigTestCase):
                         options=StorageOptions(),
                     ),
                 ),
+                apns_url=APNsURL("api.push.apple.com", 443),
+                apns_ca=None,
+                apns_proxy=None,
+                apns_connections=2,
+                push_expiration=7 * 86400,
+                repush=1000,
                 max_body_size=64 * 1024 * 1024,
                 log_format="logfmt",
                 debug=False,
+                dump=False,
             ),
         )
 
@@ -106,8 +130,16 @@ class DefaultsTests(ConfigTestCase):
             *switches,
             *("--listen", "127.0.0.1:80", "--api", "key", "--ca", self.ca),
             *("--intermediate", self.ca, "--cert-header", "X-Cert"),
+            *("--trusted-proxies", "192.0.2.1", "--tls-cert", self.ca, "--tls-key", self.ca),
             *("--superseded-identity-grace", "7", "--expired-identity-grace", "8"),
+            *("--dm", "https://dm/v1", "--dm-send-hmac-key", "s", "--dm-recv-hmac-key", "r"),
+            *("--token", f"a={self.ca}", "--token", f"b={self.ca}", "--token-url", "http://t/?a"),
+            *("--auth-proxy-url", "http://a/b", "--escrow-key-unlock-url", "https://e/?c"),
+            *("--escrow-key-unlock-ca", self.ca),
             *("--storage", "sqlite", "--storage-dsn", "other.db", "--storage-options", "delete=1"),
+            *("--apns-url", "https://localhost:2197", "--apns-ca", self.ca),
+            *("--apns-proxy", "http://u:p@proxy:3128", "--apns-connections", "3"),
+            *("--push-expiration", "1h", "--repush", "4"),
             *("--max-body-size", "9", "--log-format", "json"),
         )
         ca = Path(self.ca).absolute()
@@ -115,16 +147,28 @@ class DefaultsTests(ConfigTestCase):
             settings,
             Settings(
                 listen="127.0.0.1:80",
+                tls_cert=ca,
+                tls_key=ca,
                 api="key",
                 disable_mdm=True,
                 ca=ca,
                 intermediate=ca,
                 cert_header="X-Cert",
+                trusted_proxies=parse_networks("192.0.2.1/32"),
                 checkin=True,
                 retro=True,
+                migration=True,
                 superseded_identity_grace=7,
                 expired_identity_grace=8,
                 ua_zl_dc=True,
+                dm="https://dm/v1/",
+                dm_send_hmac_key="s",
+                dm_recv_hmac_key="r",
+                token=(TokenFile("a", ca), TokenFile("b", ca)),
+                token_url="http://t/?a",
+                auth_proxy_url="http://a/b/",
+                escrow_key_unlock_url="https://e/?c",
+                escrow_key_unlock_ca=ca,
                 storages=(
                     StorageSettings(
                         kind="sqlite",
@@ -132,9 +176,16 @@ class DefaultsTests(ConfigTestCase):
                         options=StorageOptions(delete=True),
                     ),
                 ),
+                apns_url=APNsURL("localhost", 2197),
+                apns_ca=ca,
+                apns_proxy=ProxyURL("proxy", 3128, b"u:p"),
+                apns_connections=3,
+                push_expiration=3600,
+                repush=4,
                 max_body_size=9,
                 log_format="json",
                 debug=True,
+                dump=True,
             ),
         )
 
@@ -146,6 +197,9 @@ class DefaultsTests(ConfigTestCase):
         settings = self.with_ca(
             *("--api", "geheim", "--storage", "mysql", "--storage-dsn", "u:geheim@/db"),
             *("--storage-options", "replica_dsn=u:geheim@/db2"),
+            *("--apns-proxy", "http://u:geheim@proxy", "--dm", "http://dm/geheim"),
+            *("--dm-send-hmac-key", "geheim", "--dm-recv-hmac-key", "geheim"),
+            *("--token-url", "http://t/geheim", "--auth-proxy-url", "http://a/geheim"),
         )
         self.assertNotIn("geheim", repr(settings))
         self.assertNotIn("geheim", repr(Given("api", "geheim", "--api")))
@@ -158,11 +212,139 @@ class DefaultsTests(ConfigTestCase):
         settings = self.parse("--disable-mdm", "--api", "key", "--checkin", "--retro")
         self.assertTrue(settings.checkin and settings.retro)
 
-    def test_options_of_other_parts_are_unknown(self) -> None:
-        for name in ("dm", "webhook-url", "migration", "dump"):
+    def test_migrationNeedsTheAPI(self) -> None:
+        self.assertRefused("--migration: needs --api", "--ca", self.ca, "--migration")
+        self.assertTrue(self.with_ca("--migration", "--api", "key").migration)
+
+    def test_webhook(self) -> None:
+        url = ("--webhook-url", "http://127.0.0.1/?key=s3cret")
+        settings = self.with_ca(*url)
+        self.assertNotIn("s3cret", repr(settings))
+        self.assertEqual((settings.webhook_concurrency, settings.webhook_max_age), (16, 259200))
+        self.assertIs(settings.webhook_idle, True)
+        self.assertIsNone(settings.webhook_hmac_key)
+        settings = self.with_ca(
+            *url,
+            *("--webhook-concurrency=256", "--webhook-max-age=12h", "--webhook-idle=0"),
+            *("--webhook-hmac-key", "s3cret", "--webhook-ca", self.ca),
+        )
+        self.assertNotIn("s3cret", repr(settings))
+        self.assertEqual((settings.webhook_concurrency, settings.webhook_max_age), (256, 43200))
+        self.assertIs(settings.webhook_idle, False)
+        self.assertEqual(settings.webhook_ca, Path(self.ca).absolute())
+
+    def test_webhookRefusals(self) -> None:
+        needs_url = (
+            *("--webhook-hmac-key=k", "--webhook-concurrency=1", "--webhook-max-age=1d"),
+            *("--webhook-idle=0", f"--webhook-ca={self.ca}"),
+        )
+        for flag in needs_url:
+            name = flag.partition("=")[0]
+            self.assertRefused(f"{name}: needs --webhook-url", "--ca", self.ca, flag)
+        for name, value, reason in (
+            ("concurrency", "0", "'0' is not a number from 1 to 256"),
+            ("concurrency", "257", "'257' is not a number from 1 to 256"),
+            ("max-age", "366d", "'366d' is more than 365d"),
+            ("idle", "2", "'2' is not 0 or 1"),
+        ):
+            option = f"--webhook-{name}"
+            refused = (f"{option}: {reason}", "--ca", self.ca, "--webhook-url=http://a/")
+            self.assertRefused(*refused, option, value)
+
+
+class IdentityTests(ConfigTestCase):
+    """
+    Options about TLS and device identities.
+    """
+
+    def test_clientCertificates(self) -> None:
+        ca = Path(self.ca).absolute()
+        settings = self.with_ca("--tls-cert", self.ca, "--tls-client-ca", self.ca)
+        self.assertEqual((settings.tls_cert, settings.tls_client_ca), (ca, ca))
+
+    def test_needed(self) -> None:
+        for name, value, other in (
+            ("tls-key", self.ca, "tls-cert"),
+            ("tls-client-ca", self.ca, "tls-cert"),
+            ("trusted-proxies", "10.0.0.0/8", "cert-header"),
+        ):
+            self.assertRefused(f"--{name}: needs --{other}", "--ca", self.ca, f"--{name}", value)
+            file = self.ini(f"{name} = {value}")
+            line = f"{file}: {name}: needs --{other}"
+            self.assertRefused(line, "--ca", self.ca, "--config", file)
+
+    def test_twoIdentities(self) -> None:
+        flags = ("--ca", self.ca, "--tls-cert", self.ca, "--tls-client-ca", self.ca)
+        line = "--tls-client-ca: excludes --cert-header"
+        self.assertRefused(line, *flags, "--cert-header", "X-Cert")
+
+    def test_tlsTwice(self) -> None:
+        key = ThrowawayCA.create("Web CA").issue_server("localhost")
+        listen = f"ssl:443:privateKey={self.write('s.pem', (key.pem + key.key_pem).decode())}"
+        self.assertEqual(self.with_ca("--listen", listen).listen, listen)
+        line = f"--tls-cert: --listen {listen} speaks TLS by itself"
+        self.assertRefused(line, "--ca", self.ca, "--listen", listen, "--tls-cert", self.ca)
+
+    def test_networks(self) -> None:
+        line = "--trusted-proxies: 'here' does not appear to be an IPv4 or IPv6 network"
+        self.assertRefused(line, "--cert-header", "X-Cert", "--trusted-proxies", "here")
+
+
+class IntegrationTests(ConfigTestCase):
+    """
+    Options about servers that this one asks.
+    """
+
+    def test_keysNeedTheServer(self) -> None:
+        for name in ("dm-send-hmac-key", "dm-recv-hmac-key"):
+            self.assertRefused(f"--{name}: needs --dm", "--ca", self.ca, f"--{name}", "key")
+
+    def test_urls(self) -> None:
+        for name in ("dm", "token-url"):
             self.assertRefused(
-                f"option --{name} not recognized; see twistd nanomdm --help", f"--{name}", "x"
+                f"--{name}: holds a user name, which is not supported",
+                *("--ca", self.ca, f"--{name}", "http://user:secret@host/"),
             )
+
+    def test_severalTokens(self) -> None:
+        """
+        Where an option can be given once only.
+        """
+        ca = Path(self.ca).absolute()
+        other = self.write("a,b.jwt", "token")
+        expected = (
+            TokenFile("com.apple.maid", ca),
+            TokenFile("b", Path(other).absolute()),
+            TokenFile("c", ca),
+        )
+        text = f"com.apple.maid={self.ca},b={other},c={self.ca}"
+        for settings in (
+            self.with_ca("--config", self.ini(f"token = {text}")),
+            self.with_ca(environ={"NANOMDM_TOKEN": text}),
+            self.with_ca("--token", text),
+        ):
+            self.assertEqual(settings.token, expected)
+
+    def test_tokensOfTheStrongestSource(self) -> None:
+        settings = self.with_ca(
+            *("--token", f"a={self.ca}"), environ={"NANOMDM_TOKEN": f"b={self.ca}"}
+        )
+        self.assertEqual(settings.token, (TokenFile("a", Path(self.ca).absolute()),))
+
+    def test_badTokens(self) -> None:
+        for text in ("", "a", "a=", "=x", "ä=x", "a b=x"):
+            self.assertRefused(
+                f"--token: {text!r} is not TYPE=FILE", "--ca", self.ca, "--token", text
+            )
+        self.assertRefused(
+            "--token: '/nowhere' can not be read: No such file or directory",
+            *("--ca", self.ca, "--token", f"a={self.ca}", "--token", "b=/nowhere"),
+        )
+        for flags in (
+            ("--token", f"a={self.ca},a={self.ca}"),
+            ("--token", f"a={self.ca}", "--token", f"a={self.ca}"),
+        ):
+            self.assertRefused("--token: names one type twice", "--ca", self.ca, *flags)
 
 
 class PrecedenceTests(ConfigTestCase):
@@ -218,6 +400,22 @@ class PrecedenceTests(ConfigTestCase):
     def test_choice(self) -> None:
         self.assertPrecedence(
             "log-format", "logfmt", (("logfmt", "logfmt"), ("json", "json"), ("logfmt", "logfmt"))
+        )
+
+    def test_duration(self) -> None:
+        self.assertPrecedence(
+            "push-expiration", 604800, (("0", 0), ("1500ms", 2), ("1d12h", 129600))
+        )
+
+    def test_proxy(self) -> None:
+        self.assertPrecedence(
+            "apns-proxy",
+            None,
+            (
+                ("http://u:p%40@[::1]:1", ProxyURL("::1", 1, b"u:p@")),
+                ("none", "none"),
+                ("http://h", ProxyURL("h", 80)),
+            ),
         )
 
     def test_boolean(self) -> None:
@@ -443,6 +641,15 @@ class BadValueTests(ConfigTestCase):
         ("storage-options", "foo=1", "foo: no such storage option"),
         ("storage-options", "delete=yes", "delete: 'yes' is not 0 or 1"),
         ("storage-options", "pool_size=5", "pool_size: storage sqlite does not have this option"),
+        ("apns-url", "http://h", "is not https://host or https://host:port"),
+        ("apns-ca", "/nowhere", "'/nowhere' can not be read: No such file or directory"),
+        ("apns-proxy", "socks5://h", "is not http://[user:password@]host[:port]"),
+        ("apns-connections", "0", "'0' is not a number from 1 to 100"),
+        ("apns-connections", "101", "'101' is not a number from 1 to 100"),
+        ("push-expiration", "7", "'7' is not a duration such as 30s, 3m or 1h30m"),
+        ("push-expiration", "31d", "'31d' is more than 30d"),
+        ("repush", "-1", "'-1' is not a number from 0 to 6000"),
+        ("repush", "6001", "'6001' is not a number from 0 to 6000"),
         ("log-format", "xml", "'xml' is not logfmt or json"),
         ("ca", "/nowhere", "'/nowhere' can not be read: No such file or directory"),
         ("intermediate", "/", "'/' can not be read: Is a directory"),
@@ -499,6 +706,14 @@ class BadValueTests(ConfigTestCase):
     def test_key_that_is_not_text(self) -> None:
         self.assertRefused("NANOMDM_API: is not UTF-8", environ={"NANOMDM_API": "k\udcff"})
         self.assertRefused("--api: holds a control character", "--api", "k\n2")
+
+    def test_passwordOfTheProxy(self) -> None:
+        """
+        It is not told, whatever is wrong with the URL.
+        """
+        form = "is not http://[user:password@]host[:port]"
+        for url in ("http://u:geheim@", "u:geheim@proxy", "http://u:geheim@proxy:x"):
+            self.assertRefused(f"--apns-proxy: {form}", "--apns-proxy", url)
 
     def test_one_line_whatever_the_value(self) -> None:
         self.assertRefused("--log-format: 'a\\nb' is not logfmt or json", "--log-format", "a\nb")
@@ -679,11 +894,13 @@ class ExampleTests(ConfigTestCase):
         self.assertEqual(self.with_ca("--config", str(EXAMPLE)), self.with_ca())
 
     def test_uncommented_it_is_accepted(self) -> None:
-        text = re.sub(r"/etc/nanomdm/\w+\.pem", self.ca, self.uncommented())
+        text = re.sub(r"/etc/nanomdm/[\w/-]+\.(pem|jwt)", self.ca, self.uncommented())
+        # The one option that another one, cert-header, excludes.
+        text = re.sub(r"^tls-client-ca .*\n", "", text, flags=re.MULTILINE)
         settings = self.parse("--config", self.write("all.conf", text))
         self.assertEqual(
-            (settings.api, settings.cert_header, settings.intermediate),
-            ("a-long-random-secret", "X-Client-Cert", Path(self.ca).absolute()),
+            (settings.api, settings.cert_header, settings.intermediate, settings.tls_key),
+            ("a-long-random-secret", "X-Client-Cert", *[Path(self.ca).absolute()] * 2),
         )
 
 
@@ -692,15 +909,15 @@ class TwistdLogTests(ConfigTestCase):
     How the command line reaches twistd's log.
     """
 
-    def install(self, **twistd: object) -> object:
+    def install(self, *flags: str, **twistd: object) -> object:
         """
         @return: the logger in twistd's options after ours were parsed.
         """
         parent = UsageOptions()
-        parent.update({"logger": None, "syslog": 0, **twistd})
+        parent.update({"logger": None, "syslog": 0, "nodaemon": 0, **twistd})
         options = Options({})
         options.parent = parent
-        options.parseOptions(["--ca", self.ca])
+        options.parseOptions(["--ca", self.ca, *flags])
         return parent["logger"]
 
     def test_ours_by_default(self) -> None:
@@ -711,3 +928,14 @@ class TwistdLogTests(ConfigTestCase):
 
     def test_syslog_stays(self) -> None:
         self.assertIdentical(self.install(syslog=1), None)
+
+    def test_dumpInTheBackground(self) -> None:
+        """
+        A daemon has no standard output.
+        """
+        ended = self.assertRaises(SystemExit, self.install, "--dump")
+        self.assertEqual(ended.code, "twistd nanomdm: --dump: needs twistd -n")
+        file = self.ini("dump = 1")
+        ended = self.assertRaises(SystemExit, self.install, "--config", file)
+        self.assertEqual(ended.code, f"twistd nanomdm: {file}: dump: needs twistd -n")
+        self.install("--dump", nodaemon=1)

@@ -16,14 +16,15 @@ from typing import Any
 
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString
 from twisted.internet.protocol import Factory, ProcessProtocol
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from nanomdm.daemon import DRAIN_DEADLINE, Daemon
 from nanomdm.sim.signing import sign_like_device
 from tests import samples
 from tests.http.case import CHECKIN, KEY, RESULT, ca, device
@@ -200,7 +201,7 @@ class StartTests(DaemonCase):
         connection.close()
         await self.assertDoesNotStart(
             f"--storage-dsn: {self.database}: the database has schema version 99,"
-            " made by a newer nanomdm; this one knows up to 1"
+            " made by a newer nanomdm; this one knows up to 2"
         )
 
     async def test_intermediateWithoutCertificate(self) -> None:
@@ -284,6 +285,142 @@ class StopTests(DaemonCase):
         await self.send(port, samples.report("Idle"), RESULT)
         self.assertEqual(await daemon.signal(signal.SIGTERM), -signal.SIGTERM)
         self.assertGreater(self.rows("SELECT last_seen_at FROM enrollments"), [("2026",)])
+
+
+class FakePart:
+    """
+    Any part of the daemon: notes what it is told, and does it once it is allowed to.
+
+    @ivar allowed: fires once it is.
+    """
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self._name = name
+        self._told = told
+        self.allowed: Deferred[Any] = succeed(None)
+
+    def _do(self, word: str) -> Deferred[Any]:
+        self._told.append(f"{self._name} {word}")
+        done: Deferred[Any] = Deferred()
+        self.allowed.chainDeferred(done)
+        return done
+
+    def start(self) -> None:
+        self._told.append(f"{self._name} start")
+
+    def stop(self) -> Deferred[Any]:
+        return self._do("stop")
+
+    def close(self) -> Deferred[Any]:
+        return self._do("close")
+
+    def drain(self, deadline: float) -> Deferred[Any]:
+        return self._do(f"drain {deadline:.0f}")
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        self._told.append(f"{self._name} listen")
+        return succeed(self)
+
+    def stopListening(self) -> Deferred[Any]:
+        return self._do("close")
+
+    def getHost(self) -> str:
+        return self._name
+
+
+class FakeReactor(Clock):
+    """
+    Only has the time.
+    """
+
+    def callWhenRunning(self, *what: object) -> None:
+        """
+        It never does.
+        """
+
+
+class OrderTests(SynchronousTestCase):
+    """
+    In which order the daemon starts and stops its parts.
+    """
+
+    LAST = (
+        *("port close", "job stop", "other stop", "site drain 30"),
+        *("pusher stop", "http close", "storage stop"),
+    )
+
+    def setUp(self) -> None:
+        self.told: list[str] = []
+        names = ("port", "site", "storage", "pusher", "http", "job", "other")
+        self.parts = {name: FakePart(name, self.told) for name in names}
+        port, site, storage, pusher, http, *jobs = self.parts.values()
+        self.reactor = FakeReactor()
+        self.daemon = Daemon(self.reactor, port, "here", site, storage, pusher, http, jobs)
+
+    def start(self) -> None:
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+
+    def test_start(self) -> None:
+        self.start()
+        self.assertEqual(self.told, ["port listen", "storage start", "job start", "other start"])
+
+    def test_stop(self) -> None:
+        """
+        As long as requests are being answered nothing new begins, and there are
+        pushes and the storage.
+        """
+        self.start()
+        self.assertEqual(DRAIN_DEADLINE, 30)
+        self.parts["port"].allowed = Deferred()
+        self.parts["site"].allowed = Deferred()
+        self.told.clear()
+        stopped = self.daemon.stopService()
+        for name, count in (("port", 1), ("site", 4)):
+            self.assertEqual(tuple(self.told), self.LAST[:count])
+            self.assertNoResult(stopped)
+            self.parts[name].allowed.callback(None)
+        self.assertEqual(tuple(self.told), self.LAST)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_longPushes(self) -> None:
+        """
+        They end before the requests that wait for them are cut off.
+        """
+        self.start()
+        self.parts["site"].allowed = Deferred()
+        self.parts["pusher"].allowed = Deferred()
+        self.told.clear()
+        stopped = self.daemon.stopService()
+        self.reactor.advance(24.9)
+        self.assertEqual(tuple(self.told), self.LAST[:4])
+        self.reactor.advance(0.1)
+        self.assertEqual(tuple(self.told), self.LAST[:5])
+        self.parts["site"].allowed.callback(None)
+        self.assertEqual(tuple(self.told), self.LAST)
+        self.assertNoResult(stopped)
+        self.parts["pusher"].allowed.callback(None)
+        self.successResultOf(stopped)
+
+    def test_whatEndsLast(self) -> None:
+        """
+        Each of these is waited for, and none of them keeps another from being told.
+        """
+        for name in ("pusher", "http", "storage", "job", "other"):
+            self.setUp()
+            self.start()
+            self.parts[name].allowed = Deferred()
+            self.told.clear()
+            stopped = self.daemon.stopService()
+            self.assertEqual(tuple(self.told), self.LAST)
+            self.assertNoResult(stopped)
+            self.parts[name].allowed.callback(None)
+            self.successResultOf(stopped)
+
+    def test_neverListened(self) -> None:
+        self.successResultOf(self.daemon.stopService())
+        self.assertEqual(tuple(self.told), self.LAST[1:])
 
 
 class KillTests(DaemonCase):

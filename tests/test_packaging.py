@@ -24,7 +24,7 @@ from nanomdm.tap import makeService
 ROOT = Path(__file__).parent.parent
 
 #: Where a project's name is not the name that is imported.
-PROJECTS = {"zope": "zope.interface"}
+PROJECTS = {"zope": "zope.interface", "OpenSSL": "pyopenssl"}
 
 
 class CommandTestCase(SynchronousTestCase):

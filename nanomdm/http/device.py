@@ -4,6 +4,7 @@ The endpoints that devices talk to: C{/mdm} and C{/checkin}.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from nanomdm.crypto.identity import Identity
@@ -12,12 +13,17 @@ from nanomdm.http.endpoint import Endpoint
 from nanomdm.http.identity import IdentitySource
 from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
-from nanomdm.http.response import Response
-from nanomdm.mdm.checkin import parse_checkin
+from nanomdm.http.response import JSON, XML, Response
+from nanomdm.mdm.checkin import DeclarativeManagement, parse_checkin
 from nanomdm.mdm.command import parse_report
 from nanomdm.service.core import MDMService
+from nanomdm.service.events import RequestContext
 
 _CHECKIN_TYPE: Final = b"application/x-apple-aspen-mdm-checkin"
+
+#: Parameters of a URL, and characters of a name or value, that are passed on.
+_MOST_PARAMS: Final = 100
+_LONGEST_PARAM: Final = 1000
 
 
 class DeviceEndpoint(Endpoint):
@@ -66,7 +72,8 @@ class DeviceEndpoint(Endpoint):
             type=message.enrollment.type.value,
             message_type=message.message_type,
         )
-        return _answer(await self._service.check_in(message, identity))
+        answer = await self._service.check_in(message, identity, _context(request))
+        return _answer(answer, JSON if isinstance(message, DeclarativeManagement) else XML)
 
     async def _report(self, request: Request, identity: Identity) -> Response:
         if not self._reports:
@@ -79,11 +86,24 @@ class DeviceEndpoint(Endpoint):
             status=report.status,
             command_uuid=report.command_uuid or None,
         )
-        command = await self._service.report(report, identity)
+        command = await self._service.report(report, identity, _context(request))
         # Whether a device was given a command is what people look for in a log.
         request.notes["command_bytes"] = len(command) or None
         return _answer(command)
 
 
-def _answer(body: bytes) -> Response:
-    return Response(200, body, b"text/xml; charset=utf-8" if body else None)
+def _context(request: Request) -> RequestContext:
+    """
+    What there is too much of in the URL is left out: it is copied into every event.
+    """
+    some = islice(request.args.items(), _MOST_PARAMS)
+    params = {_param(name): _param(values[0]) for name, values in some}
+    return RequestContext(request.trace_id, params)
+
+
+def _param(text: bytes) -> str:
+    return text[: 4 * _LONGEST_PARAM].decode(errors="replace")[:_LONGEST_PARAM]
+
+
+def _answer(body: bytes, content_type: bytes = XML) -> Response:
+    return Response(200, body, content_type if body else None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from nanomdm.errors import MessageError
 from nanomdm.mdm.fields import optional_string
@@ -43,11 +43,14 @@ class Enrollment:
         the user's.
     @ivar type: the kind of enrollment.
     @ivar parent_id: the device channel's id, on user channels only.
+    @ivar unused_id: the C{EnrollmentID} of a message that has a C{UDID} too; it is no part
+        of what the enrollment is.
     """
 
     id: str
     type: EnrollmentType
     parent_id: str | None = None
+    unused_id: str | None = field(default=None, eq=False, repr=False)
 
     @property
     def device_id(self) -> str:
@@ -73,7 +76,12 @@ def enrollment_of(message: Dictionary) -> Enrollment:
     """
     device_id = _part(message, "UDID")
     if device_id is not None:
-        return _device_enrollment(message, device_id)
+        enrollment = _device_enrollment(message, device_id)
+        unused = message.get("EnrollmentID")
+        # Whatever it is, it does no harm.
+        if isinstance(unused, str) and unused:
+            return evolve(enrollment, unused_id=unused)
+        return enrollment
     device_id = _part(message, "EnrollmentID")
     if device_id is None:
         raise MessageError("neither UDID nor EnrollmentID")

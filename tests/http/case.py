@@ -16,8 +16,11 @@ from attrs import frozen
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.resource import Resource
 
 from nanomdm.config import Settings
+from nanomdm.http.site import Site
+from nanomdm.push.address import APNsURL
 from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from nanomdm.sim.signing import sign_like_device, sign_modern
 from nanomdm.storage.settings import StorageSettings
@@ -71,38 +74,24 @@ class Answer:
         return values[0] if values else None
 
 
-class ServerCase(TestCase):
+class ClientCase(TestCase):
     """
-    A test case with a server.
+    A test case with an HTTP client.
+
+    @ivar port: whom it speaks to, on 127.0.0.1.
     """
 
-    def serve(self, **settings: Any) -> None:
-        """
-        Start a server.  It trusts L{ca}, has the API and keeps its data in
-        memory, unless C{settings} say something else.
-        """
-        trusted = Path(self.mktemp())
-        trusted.write_bytes(ca().pem)
-        defaults = {
-            "listen": "tcp:0:interface=127.0.0.1",
-            "api": KEY,
-            "ca": trusted,
-            "storages": (StorageSettings(kind="inmem"),),
-        }
-        self.daemon = build(Settings(**{**defaults, **settings}), reactor)
-        self.daemon.privilegedStartService()
-        self.daemon.startService()
-        self.addCleanup(self.daemon.stopService)
-        self.port = self.daemon._port.getHost().port
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        self.http = treq.client.HTTPClient(Agent(reactor, pool=pool))
-        self.storage = self.daemon._storage
+    port: int
 
-    def resource(self, name: str) -> Any:
+    def listen(self, root: Resource) -> None:
         """
-        What is at the top of the resource tree under a name.
+        Serve a resource tree.
         """
-        return self.daemon._site.resource.children[name.encode()]
+        site = Site(root, reactor, 1 << 20)
+        port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(site.drain, 10)
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
 
     async def request(
         self,
@@ -114,7 +103,8 @@ class ServerCase(TestCase):
         """
         Send a request as it is.
         """
-        response = await self.http.request(
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        response = await treq.client.HTTPClient(Agent(reactor, pool=pool)).request(
             method, f"http://127.0.0.1:{self.port}{path}", data=body, headers=headers, timeout=30
         )
         return Answer(response.code, await response.content(), response.headers)
@@ -125,6 +115,47 @@ class ServerCase(TestCase):
         """
         credentials = base64.b64encode(f"nanomdm:{KEY}".encode()).decode()
         return await self.request(method, path, body, {"Authorization": f"Basic {credentials}"})
+
+    def assertOK(self, answer: Answer, body: bytes = b"") -> None:
+        """
+        The answer is 200 with C{body}.
+        """
+        self.assertEqual((answer.code, answer.body), (200, body))
+
+
+class ServerCase(ClientCase):
+    """
+    A test case with a server.
+    """
+
+    def serve(self, **settings: Any) -> None:
+        """
+        Start a server.  It trusts L{ca}, has the API, keeps its data in memory
+        and reaches no push service, unless C{settings} say something else.
+        """
+        trusted = Path(self.mktemp())
+        trusted.write_bytes(ca().pem)
+        defaults = {
+            "listen": "tcp:0:interface=127.0.0.1",
+            "api": KEY,
+            "ca": trusted,
+            "storages": (StorageSettings(kind="inmem"),),
+            # Nobody is there: no push leaves this machine.
+            "apns_url": APNsURL("127.0.0.1", 9),
+            "apns_proxy": "none",
+        }
+        self.daemon = build(Settings(**{**defaults, **settings}), reactor)
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+        self.addCleanup(self.daemon.stopService)
+        self.port = self.daemon._port.getHost().port
+        self.storage = self.daemon._storage
+
+    def resource(self, name: str) -> Any:
+        """
+        What is at the top of the resource tree under a name.
+        """
+        return self.daemon._site.resource.children[name.encode()]
 
     async def enqueue(self, ids: str, uuid: str = "C1", query: str = "?nopush=1") -> Answer:
         """
@@ -171,12 +202,6 @@ class ServerCase(TestCase):
         """
 
         return query(self.storage, sql, *parameters)
-
-    def assertOK(self, answer: Answer, body: bytes = b"") -> None:
-        """
-        The answer is 200 with C{body}.
-        """
-        self.assertEqual((answer.code, answer.body), (200, body))
 
     def assertRefused(self, answer: Answer) -> None:
         """

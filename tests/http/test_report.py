@@ -103,8 +103,9 @@ class ReportTests(ServerCase):
         stored: Deferred[None] = Deferred()
         original = self.storage.store_report
 
-        def store(report: Any) -> Deferred[Any]:
-            return original(report).addCallback(lambda outcome: stored.callback(None) or outcome)
+        def store(*arguments: Any, **more: Any) -> Deferred[Any]:
+            done = original(*arguments, **more)
+            return done.addCallback(lambda outcome: stored.callback(None) or outcome)
 
         self.patch(self.storage, "store_report", store)
         return stored

@@ -21,6 +21,7 @@ from nanomdm.mdm.checkin import GetToken, parse_checkin
 from nanomdm.mdm.command import parse_command, parse_report
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.core import MDMService
+from nanomdm.service.events import RequestContext
 from tests import samples
 from tests.storage.tables import open_sqlite
 
@@ -72,13 +73,13 @@ class ServiceCase(TestCase):
         """
         Send a check-in message.
         """
-        return await self.service.check_in(parse_checkin(body), identity)
+        return await self.service.check_in(parse_checkin(body), identity, RequestContext("T1"))
 
     async def report(self, body: bytes, identity: Identity = ALICE) -> bytes:
         """
         Send a command report.
         """
-        return await self.service.report(parse_report(body), identity)
+        return await self.service.report(parse_report(body), identity, RequestContext("T1"))
 
 
 class TokenTests(ServiceCase):
