@@ -225,9 +225,7 @@ def main() -> None:
     if arguments.only in (None, "push"):
         # The other engines with --storage.
         pushed = arguments.storage or ["postgresql"]
-        results["push"] = {
-            kind: pushes.measure(ca, kind, arguments.seconds) for kind in kinds if kind in pushed
-        }
+        results["push"] = {kind: pushes.measure(ca, kind) for kind in kinds if kind in pushed}
     if arguments.only in (None, "webhook"):
         results["webhook"] = {kind: webhook.measure(ca, kind, arguments.seconds) for kind in kinds}
     if arguments.only in (None, "memory"):
