@@ -62,7 +62,7 @@ def pushing(
             *("--apns-url", f"https://localhost:{apns.port}", "--apns-ca", str(apns.ca)),
             *("--apns-proxy", "none", "--apns-connections", "1"),
         )
-        server = Nanomdm(directory, ca.pem, database.kind, database.dsn, flags)
+        server = Nanomdm(directory, ca.pem, database.kind, database.dsn, flags, watched=True)
         try:
             ids = [f"P{number:07}" for number in range(count)]
             database.fill(ids)

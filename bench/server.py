@@ -114,10 +114,17 @@ class Nanomdm(Process):
     @param kind: of its storage.
     @param dsn: of its storage.
     @param flags: further ones.
+    @param watched: whether L{longest_stop} will be asked for, which costs a little.
     """
 
     def __init__(
-        self, directory: Path, ca: bytes, kind: str, dsn: str, flags: Sequence[str] = ()
+        self,
+        directory: Path,
+        ca: bytes,
+        kind: str,
+        dsn: str,
+        flags: Sequence[str] = (),
+        watched: bool = False,
     ) -> None:
         (directory / "ca.pem").write_bytes(ca)
         options = {
@@ -132,7 +139,8 @@ class Nanomdm(Process):
         self._read = 0
         announcement = r"msg=\"listening\" address=127\.0\.0\.1:(\d+)\n"
         secrets = {"NANOMDM_API": _KEY, "NANOMDM_STORAGE_DSN": dsn}
-        super().__init__(arguments, directory / "nanomdm.log", announcement, secrets)
+        watch = {"BENCH_WATCH": "1"} if watched else {}
+        super().__init__(arguments, directory / "nanomdm.log", announcement, {**secrets, **watch})
 
     def enqueue(self, ids: Iterable[str], command: bytes) -> int:
         """

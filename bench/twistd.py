@@ -1,8 +1,10 @@
 """
-C{twistd} of the interpreter that runs this, wherever its script lies; it prints
-each second for how long the reactor was stopped at most.
+C{twistd} of the interpreter that runs this, wherever its script lies; with
+C{BENCH_WATCH} in the environment it prints each second for how long the reactor was
+stopped at most.
 """
 
+import os
 import sys
 
 from twisted.internet import reactor
@@ -51,6 +53,7 @@ def watch() -> None:
     LoopingCall(one.report).start(REPORT, now=False)
 
 
-# Once the daemon has settled.
-reactor.callLater(REPORT, watch)
+if "BENCH_WATCH" in os.environ:
+    # Once the daemon has settled.
+    reactor.callLater(REPORT, watch)
 run()
