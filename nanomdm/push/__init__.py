@@ -23,7 +23,7 @@ From the outside in:
 
 All of these speak of what L{notification<nanomdm.push.notification>} defines.
 
-On its own, in L{rounds<nanomdm.push.rounds>}, the server pushes again to who did not
+On its own, in L{rounds<nanomdm.rounds>}, the server pushes again to who did not
 connect (L{repush<nanomdm.push.repush>}), and looks which certificates expire
 (L{expiry<nanomdm.push.expiry>}).
 """

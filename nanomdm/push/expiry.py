@@ -19,7 +19,7 @@ from nanomdm.crypto.certificates import UNUSABLE
 from nanomdm.crypto.pushcert import WARNING_DAYS, utc_text
 from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IPushStore
-from nanomdm.push.rounds import Rounds
+from nanomdm.rounds import Rounds
 
 #: Seconds before the first look, between two, and after one that failed.
 _FIRST: Final = 10.0

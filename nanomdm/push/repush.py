@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IPusher, IPushStore, PushAgain
-from nanomdm.push.rounds import Rounds
+from nanomdm.rounds import Rounds
 from nanomdm.servername import server_name
 
 #: Seconds between two rounds and before the first, and what part of them they vary by.

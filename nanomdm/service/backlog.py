@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IEventStore
-from nanomdm.push.rounds import Rounds
+from nanomdm.rounds import Rounds
 
 #: Seconds between two looks.
 _MINUTE: Final = 60.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nanomdm.push.rounds import Rounds
+from nanomdm.rounds import Rounds
 
 
 class RoundsTests(SynchronousTestCase):
