@@ -715,10 +715,10 @@ class EventContract:
         await self.query(
             "UPDATE nanomdm_webhook_events SET created = created - 5000 WHERE event_id = 'E1'"
         )
-        one, two = await gatherResults([self.storage.event_backlog() for _ in range(2)])
-        self.assertEqual((one.waiting, one.failed), (3, 0))
-        self.assertTrue(5000 <= one.oldest < 6000, one)
-        self.assertEqual(two, one)
+        # Asked at once, they may still be answered in two seconds.
+        for one in await gatherResults([self.storage.event_backlog() for _ in range(2)]):
+            self.assertEqual((one.waiting, one.failed), (3, 0))
+            self.assertTrue(5000 <= one.oldest < 6000, one)
         await self.fail_all()
         self.assertEqual(await self.storage.event_backlog(), Backlog(0, None, 3))
 
