@@ -187,12 +187,13 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
     if "token" in sets:
         values["token"] = _tokens(sets["token"], origins["token"])
     settings = Settings(storages=_storages(sets, origins), **values)
-    if settings.disable_mdm and settings.api is None:
+    if settings.disable_mdm and not settings.has_api:
         raise ConfigError("nothing for server to do: --disable-mdm without --api")
     if settings.ca is None and not settings.disable_mdm:
         raise ConfigError("--ca: required unless --disable-mdm is given")
-    if settings.migration and settings.api is None:
-        raise ConfigError(f"{origins['migration']}: needs --api")
+    for name in ("migration", "api-secrets"):
+        if getattr(settings, name.replace("-", "_")) and not settings.has_api:
+            raise ConfigError(f"{origins[name]}: needs --api or --api-key-file")
     if settings.dm is None:
         _refuse_parts(origins, "dm")
     if settings.webhook_url is None:

@@ -90,6 +90,18 @@ class NotFound(NanoMDMError):
         self.body = body
 
 
+class Unknown(NanoMDMError):
+    """
+    There is no enrollment, command or answer by this name.
+    """
+
+
+class AlreadyAnswered(NanoMDMError):
+    """
+    A command has a final answer, so nothing can be changed any more.
+    """
+
+
 class CommandConflict(NanoMDMError):
     """
     A command with the same UUID and other bytes exists already.

@@ -153,6 +153,21 @@ class Settings:
         text,
         repr=False,
     )
+    api_key_file: Path | None = _option(
+        "File of further API keys: in each line a name, which is the user name, a role (read, "
+        "enqueue or admin) and the SHA-256 of the key. SIGHUP makes it be read again",
+        readable_file,
+    )
+    api_secrets: bool = _option(
+        "1 lets admins of the API read bootstrap tokens and unlock tokens; each time is logged",
+        bit,
+        "0",
+    )
+    metrics_listen: str | None = _option(
+        "Address and port, or Twisted endpoint, of /metrics, /healthz and /readyz alone, for whom "
+        "no key is asked. Without it /metrics is on --listen and takes an API key",
+        address,
+    )
     disable_mdm: bool = _switch("Serve the API only, no devices")
     ca: Path | None = _option(
         "PEM file of the root CAs that device identities must chain to. "
@@ -298,6 +313,13 @@ class Settings:
         "Write the body of every device request and of its answer to standard output, secrets and "
         "all. Needs twistd -n"
     )
+
+    @property
+    def has_api(self) -> bool:
+        """
+        Whether there are keys for the API.
+        """
+        return self.api is not None or self.api_key_file is not None
 
 
 def _options(field: attrs.Attribute[Any]) -> tuple[Option, ...]:

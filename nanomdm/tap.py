@@ -25,25 +25,23 @@ from nanomdm.crypto.cms import SignatureVerifier
 from nanomdm.crypto.pushcert import PushCertificate
 from nanomdm.daemon import Daemon, Job
 from nanomdm.errors import ConfigError
-from nanomdm.http.api import BasicAuth, VersionEndpoint
+from nanomdm.http.api.guard import VersionEndpoint
+from nanomdm.http.api.keys import APIKeys, read_api_keys
+from nanomdm.http.api.migration import MigrationEndpoint
+from nanomdm.http.api.tree import APIParts, api_tree
 from nanomdm.http.authproxy import AuthProxyEndpoint
 from nanomdm.http.device import DeviceEndpoint
 from nanomdm.http.dump import DumpedEndpoint
 from nanomdm.http.endpoint import Endpoint, Folder
-from nanomdm.http.enqueue import EnqueueEndpoint
-from nanomdm.http.escrow import EscrowKeyUnlockEndpoint
 from nanomdm.http.identity import (
     HeaderIdentity,
     IdentitySource,
     SignatureIdentity,
     TLSIdentity,
 )
-from nanomdm.http.migration import MigrationEndpoint
 from nanomdm.http.offload import Offloader
-from nanomdm.http.push import PushCertEndpoint, PushEndpoint
 from nanomdm.http.site import Site
 from nanomdm.http.tls import ServerTLS, TLSEndpoint, TLSFiles
-from nanomdm.http.webhook import FailedEventsEndpoint, RetryEndpoint
 from nanomdm.interfaces import IPusher, IStorage, ITokenHandler
 from nanomdm.listen import endpoint_description, speaks_tls
 from nanomdm.outbound import OutboundClient, open_client
@@ -57,7 +55,6 @@ from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.backlog import BacklogWatch
 from nanomdm.service.core import MDMService
 from nanomdm.service.declarative import DeclarativeManagementClient
-from nanomdm.service.enqueue import CommandEnqueuer
 from nanomdm.service.escrow import EscrowKeyUnlocker
 from nanomdm.service.events import EventSource
 from nanomdm.service.receiver import Receiver
@@ -218,7 +215,7 @@ def _summary(settings: Settings, proxy: ProxyURL | None) -> dict[str, str | bool
         "storage": ", ".join(f"{one.kind} {one.shown}" for one in settings.storages),
         "tls": settings.tls_cert is not None or speaks_tls(settings.listen),
         "identity": identity,
-        "api": settings.api is not None,
+        "api": settings.has_api,
         "apns": settings.apns_url.host_and_port,
         "proxy": "none" if proxy is None else proxy.host_and_port,
     }
@@ -242,13 +239,27 @@ def _root(
     if not settings.disable_mdm:
         events = None if webhook is None else EventSource(webhook.wake, _now, settings.webhook_idle)
         _add_device_endpoints(root, settings, storage, http, events, offloader, reactor)
-    if settings.api is not None:
-        auth = BasicAuth(settings.api)
-        unlocker = _unlocker(settings, storage, reactor)
-        _add_api(root, auth, storage, pusher, offloader, unlocker, webhook)
+    if settings.has_api:
+        keys = _api_keys(settings)
+        parts = APIParts(
+            keys,
+            storage,
+            pusher,
+            offloader,
+            _unlocker(settings, storage, reactor),
+            None if webhook is None else webhook.wake,
+            _now,
+            settings.api_secrets,
+        )
+        root.putChild(b"v1", api_tree(parts))
         if settings.migration:
-            root.putChild(b"migration", MigrationEndpoint(auth, storage, offloader))
+            root.putChild(b"migration", MigrationEndpoint(keys, storage, offloader))
     return root
+
+
+def _api_keys(settings: Settings) -> APIKeys:
+    listed = () if settings.api_key_file is None else read_api_keys(settings.api_key_file)
+    return APIKeys(settings.api, listed)
 
 
 def _add_device_endpoints(
@@ -331,26 +342,3 @@ def _unlocker(settings: Settings, storage: IStorage, reactor: Any) -> EscrowKeyU
         return open_client(reactor, ca, certificate=certificate)
 
     return EscrowKeyUnlocker(storage, open_as, settings.escrow_key_unlock_url)
-
-
-def _add_api(
-    root: Resource,
-    auth: BasicAuth,
-    storage: IStorage,
-    pusher: IPusher,
-    offloader: Offloader,
-    unlocker: EscrowKeyUnlocker,
-    webhook: Webhook | None,
-) -> None:
-    v1 = Folder()
-    enqueuer = CommandEnqueuer(storage, pusher)
-    v1.putChild(b"enqueue", EnqueueEndpoint(auth, enqueuer, offloader))
-    v1.putChild(b"push", PushEndpoint(auth, pusher, offloader))
-    v1.putChild(b"pushcert", PushCertEndpoint(auth, storage, offloader, _now))
-    v1.putChild(b"escrowkeyunlock", EscrowKeyUnlockEndpoint(auth, unlocker))
-    events = Folder()
-    events.putChild(b"failed", FailedEventsEndpoint(auth, storage))
-    wake = None if webhook is None else webhook.wake
-    events.putChild(b"retry", RetryEndpoint(auth, storage, wake))
-    v1.putChild(b"webhook", events)
-    root.putChild(b"v1", v1)

@@ -213,7 +213,9 @@ class DefaultsTests(ConfigTestCase):
         self.assertTrue(settings.checkin and settings.retro)
 
     def test_migrationNeedsTheAPI(self) -> None:
-        self.assertRefused("--migration: needs --api", "--ca", self.ca, "--migration")
+        self.assertRefused(
+            "--migration: needs --api or --api-key-file", "--ca", self.ca, "--migration"
+        )
         self.assertTrue(self.with_ca("--migration", "--api", "key").migration)
 
     def test_webhook(self) -> None:

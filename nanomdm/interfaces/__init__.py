@@ -27,6 +27,18 @@ from nanomdm.interfaces.events import (
     IEventStore,
     QueuedEvent,
 )
+from nanomdm.interfaces.inspection import (
+    CommandAnswer,
+    CommandTarget,
+    EnrollmentFacts,
+    EnrollmentFilter,
+    IInspectionStore,
+    Listing,
+    OutstandingCommand,
+    Page,
+    ResultFilter,
+    StoredCommand,
+)
 from nanomdm.interfaces.pushes import (
     DeadToken,
     IPusher,
@@ -41,24 +53,34 @@ __all__ = [
     "AssociationFacts",
     "Backlog",
     "CertificateHolder",
+    "CommandAnswer",
+    "CommandTarget",
     "DeadToken",
+    "EnrollmentFacts",
+    "EnrollmentFilter",
     "FailedEvent",
     "IAssociationStore",
     "IBootstrapTokenStore",
     "ICommandStore",
     "IEnrollmentStore",
     "IEventStore",
+    "IInspectionStore",
     "IMigrationStore",
     "IPushStore",
     "IPusher",
     "IStorage",
     "ITokenHandler",
+    "Listing",
+    "OutstandingCommand",
+    "Page",
     "PushAgain",
     "PushResult",
     "PushTarget",
     "QueueSummary",
     "QueuedEvent",
     "ReportOutcome",
+    "ResultFilter",
+    "StoredCommand",
     "StoredPushCertificate",
 ]
 
@@ -71,6 +93,7 @@ class IStorage(
     IMigrationStore,
     IPushStore,
     IEventStore,
+    IInspectionStore,
 ):
     """
     Everything that must outlive the process.

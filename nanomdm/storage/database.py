@@ -32,6 +32,9 @@ _BACKOFF: Final = 0.04
 _ALONE: Final = 4
 _ALONE_WAITING: Final = 100
 
+#: Looks of operators that run at once, so that devices' reads have connections left.
+_LOOKS: Final = 2
+
 #: Seconds that calls get to end when the database is closed.
 _CLOSE_DEADLINE: Final = 20.0
 
@@ -62,7 +65,8 @@ class Database:
         workers = max(1, min(_ALONE, limits.size - 1))
         alone = Batcher(self._runner(writer), 1, _ALONE_WAITING, workers)
         beside = Batcher(self._runner(writer))
-        self._batchers = (writes, reads, alone, beside)
+        looks = alone if shared else Batcher(self._runner(reader), 1, _ALONE_WAITING, _LOOKS)
+        self._batchers = (writes, reads, alone, beside, looks)
         #: Run an operation that changes something; durable once it fires.
         self.write = writes.call
         #: Run an operation that only looks; it sees every earlier write.
@@ -73,6 +77,8 @@ class Database:
         #: As L{write}, gathered too, but in other transactions: for calls that no
         #: device waits for.
         self.write_beside = beside.call
+        #: As L{read}, each by itself: for what operators ask.
+        self.look = looks.call
 
     async def close(self, deadline: float = _CLOSE_DEADLINE) -> None:
         """

@@ -38,6 +38,14 @@ def summarize(transaction: Transaction, calls: Sequence[None]) -> list[QueueSumm
     return [QueueSummary(outstanding, enrollments, enabled)] * len(calls)
 
 
+def ping(transaction: Transaction, calls: Sequence[None]) -> list[None]:
+    """
+    Ask for nothing but an answer.
+    """
+    transaction.row("SELECT 1")
+    return [None] * len(calls)
+
+
 def queue_summary(database: Database) -> Deferred[QueueSummary]:
     """
     @param database: the storage's, or a replica of it.

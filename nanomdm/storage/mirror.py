@@ -56,7 +56,7 @@ class _Write:
         Enqueueing may run beside the gathered writes, so it must not overtake
         or be overtaken.
         """
-        return self.method == "enqueue"
+        return self.method in ("enqueue", "clear_queue", "purge_enrollment")
 
 
 class Follower:
@@ -255,6 +255,16 @@ class MirroredStorage:
         self.event_backlog = first.event_backlog
         self.failed_events = first.failed_events
         self.retry_events = first.retry_events
+        # What operators see; what they change is written to all.
+        self.ping = first.ping
+        self.list_enrollments = first.list_enrollments
+        self.enrollment = first.enrollment
+        self.list_queue = first.list_queue
+        self.command = first.command
+        self.list_targets = first.list_targets
+        self.list_results = first.list_results
+        self.result = first.result
+        self.unlock_token = first.unlock_token
 
     def start(self) -> None:
         for storage in self._all():
@@ -338,3 +348,18 @@ class MirroredStorage:
         self, topic: str, certificate_pem: str, key_pem: str
     ) -> Deferred[None]:
         return self._write("store_push_certificate", topic, certificate_pem, key_pem)
+
+    def cancel_command(self, enrollment_id: str, command_uuid: str) -> Deferred[None]:
+        return self._write("cancel_command", enrollment_id, command_uuid)
+
+    def clear_queue(self, enrollment_id: str) -> Deferred[int]:
+        return self._write("clear_queue", enrollment_id)
+
+    def set_priority(self, enrollment_id: str, command_uuid: str, priority: int) -> Deferred[None]:
+        return self._write("set_priority", enrollment_id, command_uuid, priority)
+
+    def disable_enrollment(self, enrollment_id: str) -> Deferred[None]:
+        return self._write("disable_enrollment", enrollment_id)
+
+    def purge_enrollment(self, enrollment_id: str) -> Deferred[list[str]]:
+        return self._write("purge_enrollment", enrollment_id)

@@ -24,7 +24,6 @@ from nanomdm.interfaces import (
     PushAgain,
     PushTarget,
     QueuedEvent,
-    QueueSummary,
     ReportOutcome,
     StoredPushCertificate,
 )
@@ -37,7 +36,6 @@ from nanomdm.storage import (
     associations,
     commands,
     enrollments,
-    inspection,
     migrated,
     pushcerts,
     pushes,
@@ -48,6 +46,7 @@ from nanomdm.storage import (
 )
 from nanomdm.storage.batcher import Operation
 from nanomdm.storage.database import Database
+from nanomdm.storage.inspecting import InspectingStorage
 from nanomdm.storage.transaction import chunks
 from nanomdm.storage.upkeep import Upkeep
 
@@ -64,7 +63,7 @@ _SEEN_PAUSE = 30.0
 
 
 @implementer(IStorage)
-class SQLStorage:
+class SQLStorage(InspectingStorage):
     """
     L{IStorage} on a database.
 
@@ -85,9 +84,8 @@ class SQLStorage:
         delete: bool = False,
         replica: Database | None = None,
     ) -> None:
-        self._database = database
+        super().__init__(database, replica)
         self._upkeep = upkeep
-        self._replica = replica
         self._store_report = commands.store_and_delete if delete else commands.store_report
         self._read = database.read
         self._write = database.write
@@ -289,14 +287,6 @@ class SQLStorage:
         for piece in chunks(sorted(set(numbers)), webhook_failed.PIECE):
             count += await self._database.write_alone(webhook_failed.retry, piece)
         return count
-
-    # inspection
-
-    def queue_summary(self) -> Deferred[QueueSummary]:
-        """
-        @return: what a replica, if there is one, knows of the queue.
-        """
-        return inspection.queue_summary(self._replica or self._database)
 
     # last seen
 

@@ -59,3 +59,10 @@ def fetch_bootstrap(transaction: Transaction, device_ids: Sequence[str]) -> list
 def _fetch(transaction: Transaction, device_id: str) -> bytes | None:
     row = transaction.row(_FETCH, (device_id,))
     return base64.b64decode(row[0]) if row and row[0] else None
+
+
+def fetch_unlock(transaction: Transaction, device_ids: Sequence[str]) -> list[bytes | None]:
+    """
+    @return: for each device its unlock token, or L{None}.
+    """
+    raise NotImplementedError

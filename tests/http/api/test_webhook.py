@@ -19,9 +19,9 @@ from twisted.web.server import Request
 
 from nanomdm.crypto.mac import signature
 from nanomdm.errors import StorageError
-from nanomdm.http.api import BasicAuth
+from nanomdm.http.api.keys import APIKeys
+from nanomdm.http.api.webhook import RetryEndpoint
 from nanomdm.http.endpoint import Folder
-from nanomdm.http.webhook import RetryEndpoint
 from nanomdm.service import webhook as delivering
 from nanomdm.service.tokens import token_files
 from nanomdm.storage import webhook as stored
@@ -501,7 +501,7 @@ class RetryTests(ClientCase):
 
         self.patch(self, "retry_events", retry_events)
         root = Folder()
-        root.putChild(b"retry", RetryEndpoint(BasicAuth(KEY), self, lambda: done.append("woken")))
+        root.putChild(b"retry", RetryEndpoint(APIKeys(KEY), self, lambda: done.append("woken")))
         self.listen(root)
         answer = await self.api("POST", "/retry", b'{"numbers": [7, 3]}')
         self.assertEqual((answer.code, answer.json), (200, {"retried": 2}))

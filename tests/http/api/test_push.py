@@ -16,10 +16,10 @@ from twisted.python.threadable import isInIOThread
 
 from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
 from nanomdm.http import enrollments
-from nanomdm.http.api import BasicAuth
+from nanomdm.http.api.keys import APIKeys
+from nanomdm.http.api.push import PushCertEndpoint, PushEndpoint
 from nanomdm.http.endpoint import Endpoint, Folder
 from nanomdm.http.offload import Offloader
-from nanomdm.http.push import PushCertEndpoint, PushEndpoint
 from nanomdm.interfaces import PushResult, StoredPushCertificate
 from nanomdm.sim.ca import DeviceIdentity
 from tests.http.case import KEY, ClientCase, ServerCase, ca
@@ -89,7 +89,7 @@ class APICase(ClientCase):
         """
         offloader = Offloader(reactor, reactor.getThreadPool())
         v1, root = Folder(), Folder()
-        v1.putChild(name, endpoint(BasicAuth(KEY), parts[0], offloader, *parts[1:]))
+        v1.putChild(name, endpoint(APIKeys(KEY), parts[0], offloader, *parts[1:]))
         root.putChild(b"v1", v1)
         self.listen(root)
 

@@ -1,77 +1,51 @@
 """
-The operators' API: who may use it, and what all its parts have in common.
+What all endpoints for operators have in common.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+from collections.abc import Mapping
 from typing import Final
 
 from nanomdm import __version__
 from nanomdm.errors import MessageError, NanoMDMError
+from nanomdm.http.api.keys import APIKeys, Operator, Role
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
 
-_USER: Final = b"nanomdm"
-
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
-
-
-class BasicAuth:
-    """
-    HTTP Basic authentication (RFC 7617) with one user and one key, compared in
-    constant time.
-
-    @param key: the API key.
-    """
-
-    def __init__(self, key: str) -> None:
-        self._expected = _USER + b":" + key.encode()
-
-    def allows(self, request: Request) -> bool:
-        """
-        Whether the request carries the key.
-        """
-        headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
-        if len(headers) != 1:
-            return False
-        scheme, _, encoded = headers[0].partition(b" ")
-        if scheme.lower() != b"basic":
-            return False
-        try:
-            given = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
-            return False
-        return hmac.compare_digest(given, self._expected)
 
 
 class GuardedEndpoint(Endpoint):
     """
     An endpoint for operators only.
 
-    @cvar methods: what it can be asked with.
+    @cvar methods: what it can be asked with, and the role that this takes.
     @cvar error_member: which member of a JSON object tells of an error.
     """
 
-    methods: frozenset[bytes]
-    error_member: str
+    methods: Mapping[bytes, Role]
+    error_member = "error"
 
-    def __init__(self, auth: BasicAuth) -> None:
+    def __init__(self, keys: APIKeys) -> None:
         super().__init__()
-        self._auth = auth
+        self._keys = keys
 
     async def respond(self, request: Request) -> Response:
         """
         Check who asks, and how.
         """
-        if not self._auth.allows(request):
+        operator = self._keys.operator(request)
+        if operator is None:
             return _UNAUTHORIZED
-        if request.method not in self.methods:
+        request.notes["operator"] = operator.name
+        role = self.methods.get(request.method)
+        if role is None:
             allow = b", ".join(sorted(self.methods))
             return text(405, "Method Not Allowed", {b"Allow": allow})
+        if operator.role < role:
+            return self.error(request, 403, _too_little(operator, role))
         return await self.respond_to_operator(request)
 
     def refusal(self, error: NanoMDMError) -> Response:
@@ -83,11 +57,22 @@ class GuardedEndpoint(Endpoint):
         reason = "internal error" if plain.code == 500 else str(error)
         return json_response(plain.code, {self.error_member: reason}, plain.headers)
 
+    def error(self, request: Request, code: int, reason: str) -> Response:
+        """
+        Refuse a request, in the answer and in the log.
+        """
+        request.notes["error"] = reason
+        return json_response(code, {self.error_member: reason})
+
     async def respond_to_operator(self, request: Request) -> Response:
         """
         Answer an authorized request.
         """
         raise NotImplementedError
+
+
+def _too_little(operator: Operator, needed: Role) -> str:
+    return f"the key {operator.name} has the role {operator.role.word}, this takes {needed.word}"
 
 
 class VersionEndpoint(Endpoint):

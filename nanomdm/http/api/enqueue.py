@@ -4,8 +4,9 @@ C{/v1/enqueue}.
 
 from __future__ import annotations
 
-from nanomdm.http.api import BasicAuth, flag
-from nanomdm.http.enrollments import EnrollmentsEndpoint
+from nanomdm.http.api.guard import flag
+from nanomdm.http.api.keys import APIKeys, Role
+from nanomdm.http.api.many import EnrollmentsEndpoint
 from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
 from nanomdm.mdm.command import parse_command
@@ -21,11 +22,11 @@ class EnqueueEndpoint(EnrollmentsEndpoint):
     @param enqueuer: does it.
     """
 
-    methods = frozenset({b"PUT", b"POST"})
+    methods = {b"PUT": Role.ENQUEUE, b"POST": Role.ENQUEUE}
     error_member = "command_error"
 
-    def __init__(self, auth: BasicAuth, enqueuer: CommandEnqueuer, offloader: Offloader) -> None:
-        super().__init__(auth, offloader)
+    def __init__(self, keys: APIKeys, enqueuer: CommandEnqueuer, offloader: Offloader) -> None:
+        super().__init__(keys, offloader)
         self._enqueuer = enqueuer
 
     async def work(self, request: Request, ids: list[str]) -> APIResult:

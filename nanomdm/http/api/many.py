@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Final
 
 from nanomdm.errors import MessageError
-from nanomdm.http.api import BasicAuth, GuardedEndpoint, decode
+from nanomdm.http.api.guard import GuardedEndpoint, decode
+from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response
@@ -26,8 +27,8 @@ class EnrollmentsEndpoint(GuardedEndpoint):
 
     isLeaf = True
 
-    def __init__(self, auth: BasicAuth, offloader: Offloader) -> None:
-        super().__init__(auth)
+    def __init__(self, keys: APIKeys, offloader: Offloader) -> None:
+        super().__init__(keys)
         self._offloader = offloader
 
     async def respond_to_operator(self, request: Request) -> Response:

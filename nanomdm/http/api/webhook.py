@@ -13,14 +13,12 @@ from twisted.logger import Logger
 
 from nanomdm.crypto.pushcert import utc_text
 from nanomdm.errors import MessageError
-from nanomdm.http.api import BasicAuth, GuardedEndpoint
+from nanomdm.http.api.guard import GuardedEndpoint
+from nanomdm.http.api.keys import APIKeys, Role
+from nanomdm.http.api.query import LARGEST_PAGE, PAGE, number
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response
 from nanomdm.interfaces import Backlog, FailedEvent, IEventStore
-
-#: Events in one answer: unless the caller says how many, and at most.
-_PAGE: Final = 100
-_LARGEST_PAGE: Final = 1000
 
 #: Bytes of the body that says what to deliver again, at most.
 _LARGEST_BODY: Final = 1 << 18
@@ -29,10 +27,8 @@ _HIGHEST_NUMBER: Final = 2**63 - 1
 
 
 class _WebhookEndpoint(GuardedEndpoint):
-    error_member = "error"
-
-    def __init__(self, auth: BasicAuth, store: IEventStore) -> None:
-        super().__init__(auth)
+    def __init__(self, keys: APIKeys, store: IEventStore) -> None:
+        super().__init__(keys)
         self._store = store
 
 
@@ -43,14 +39,14 @@ class FailedEventsEndpoint(_WebhookEndpoint):
     answer has a C{next_cursor} for the next call.
     """
 
-    methods = frozenset({b"GET"})
+    methods = {b"GET": Role.READ}
 
     async def respond_to_operator(self, request: Request) -> Response:
         """
         List them.
         """
-        limit = _number(request, b"limit", _PAGE, _LARGEST_PAGE)
-        after = _number(request, b"cursor", 0, _HIGHEST_NUMBER)
+        limit = number(request, "limit", PAGE, LARGEST_PAGE)
+        after = number(request, "cursor", 0, _HIGHEST_NUMBER)
         backlog = await self._store.event_backlog()
         # One more shows whether there are more.
         events = await self._store.failed_events(limit + 1, after)
@@ -71,14 +67,12 @@ class RetryEndpoint(_WebhookEndpoint):
     @param wake: tells who delivers them, if it is this server.
     """
 
-    methods = frozenset({b"POST"})
+    methods = {b"POST": Role.ADMIN}
 
     _log: Final = Logger()
 
-    def __init__(
-        self, auth: BasicAuth, store: IEventStore, wake: Callable[[], None] | None
-    ) -> None:
-        super().__init__(auth, store)
+    def __init__(self, keys: APIKeys, store: IEventStore, wake: Callable[[], None] | None) -> None:
+        super().__init__(keys, store)
         self._wake = wake
 
     async def respond_to_operator(self, request: Request) -> Response:
@@ -90,20 +84,6 @@ class RetryEndpoint(_WebhookEndpoint):
         if self._wake is not None:
             self._wake()
         return json_response(200, {"retried": count})
-
-
-def _number(request: Request, name: bytes, default: int, highest: int) -> int:
-    """
-    @return: a number in the query.
-    @raise MessageError: it is none, or too high.
-    """
-    value = request.args.get(name, [b""])[0]
-    if not value:
-        return default
-    lowest = min(default, 1)
-    if not value.isdigit() or len(value) > 19 or not lowest <= int(value) <= highest:
-        raise MessageError(f"{name.decode()} is not a number from {lowest} to {highest}")
-    return int(value)
 
 
 def _numbers(body: bytes) -> list[int] | None:

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 
 from nanomdm.errors import MessageError, NanoMDMError, OutboundError
 from nanomdm.forwarding import end_to_end
-from nanomdm.http.api import BasicAuth, GuardedEndpoint
+from nanomdm.http.api.guard import GuardedEndpoint
+from nanomdm.http.api.keys import APIKeys, Role
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response
 from nanomdm.outbound import Fetched
@@ -40,11 +41,10 @@ class EscrowKeyUnlockEndpoint(GuardedEndpoint):
     @param unlocker: asks Apple.
     """
 
-    methods = frozenset({b"POST"})
-    error_member = "error"
+    methods = {b"POST": Role.ADMIN}
 
-    def __init__(self, auth: BasicAuth, unlocker: EscrowKeyUnlocker) -> None:
-        super().__init__(auth)
+    def __init__(self, keys: APIKeys, unlocker: EscrowKeyUnlocker) -> None:
+        super().__init__(keys)
         self._unlocker = unlocker
 
     async def respond_to_operator(self, request: Request) -> Response:

@@ -18,8 +18,9 @@ from nanomdm.crypto.pushcert import (
     utc_text,
 )
 from nanomdm.errors import MessageError
-from nanomdm.http.api import BasicAuth, GuardedEndpoint, decode, flag
-from nanomdm.http.enrollments import EnrollmentsEndpoint
+from nanomdm.http.api.guard import GuardedEndpoint, decode, flag
+from nanomdm.http.api.keys import APIKeys, Role
+from nanomdm.http.api.many import EnrollmentsEndpoint
 from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response
@@ -35,11 +36,11 @@ class PushEndpoint(EnrollmentsEndpoint):
     @param pusher: does it.
     """
 
-    methods = frozenset({b"GET", b"PUT"})
+    methods = {b"GET": Role.ENQUEUE, b"PUT": Role.ENQUEUE}
     error_member = "push_error"
 
-    def __init__(self, auth: BasicAuth, pusher: IPusher, offloader: Offloader) -> None:
-        super().__init__(auth, offloader)
+    def __init__(self, keys: APIKeys, pusher: IPusher, offloader: Offloader) -> None:
+        super().__init__(keys, offloader)
         self._pusher = pusher
 
     async def work(self, request: Request, ids: list[str]) -> APIResult:
@@ -64,19 +65,18 @@ class PushCertEndpoint(GuardedEndpoint):
     @param now: the time, with its zone.
     """
 
-    methods = frozenset({b"GET", b"PUT"})
-    error_member = "error"
+    methods = {b"GET": Role.READ, b"PUT": Role.ADMIN}
 
     _log: Final = Logger()
 
     def __init__(
         self,
-        auth: BasicAuth,
+        keys: APIKeys,
         store: IPushStore,
         offloader: Offloader,
         now: Callable[[], datetime],
     ) -> None:
-        super().__init__(auth)
+        super().__init__(keys)
         self._store = store
         self._offloader = offloader
         self._now = now
@@ -103,14 +103,16 @@ class PushCertEndpoint(GuardedEndpoint):
             raise MessageError("no topic in the query")
         stored = await self._store.push_certificate(topic)
         if stored is None:
-            return _refuse(request, 404, "there is no push certificate for this topic")
+            return self.error(request, 404, "there is no push certificate for this topic")
         try:
             pems = (stored.certificate_pem, stored.key_pem)
             size = sum(map(len, pems))
             certificate = await self._offloader.run(size, parse_stored_certificate, topic, *pems)
         except MessageError as error:
             # Something else has put it there.
-            return _refuse(request, 500, f"the push certificate for {topic} is unusable: {error}")
+            return self.error(
+                request, 500, f"the push certificate for {topic} is unusable: {error}"
+            )
         return json_response(200, self._describe(certificate))
 
     def _describe(self, certificate: PushCertificate) -> dict[str, Any]:
@@ -122,8 +124,3 @@ class PushCertEndpoint(GuardedEndpoint):
         if days < WARNING_DAYS:
             answer["expires_in_days"] = days
         return answer
-
-
-def _refuse(request: Request, code: int, reason: str) -> Response:
-    request.notes["error"] = reason
-    return json_response(code, {"error": reason})

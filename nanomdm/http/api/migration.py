@@ -5,7 +5,8 @@ C{/migration}: takes the devices of another server over.
 from __future__ import annotations
 
 from nanomdm.errors import AlreadyEnrolled, MessageError, NanoMDMError
-from nanomdm.http.api import BasicAuth, GuardedEndpoint
+from nanomdm.http.api.guard import GuardedEndpoint
+from nanomdm.http.api.keys import APIKeys, Role
 from nanomdm.http.offload import Offloader
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response
@@ -22,11 +23,10 @@ class MigrationEndpoint(GuardedEndpoint):
     @param offloader: reads large bodies.
     """
 
-    methods = frozenset({b"PUT", b"POST"})
-    error_member = "error"
+    methods = {b"PUT": Role.ADMIN, b"POST": Role.ADMIN}
 
-    def __init__(self, auth: BasicAuth, storage: IMigrationStore, offloader: Offloader) -> None:
-        super().__init__(auth)
+    def __init__(self, keys: APIKeys, storage: IMigrationStore, offloader: Offloader) -> None:
+        super().__init__(keys)
         self._storage = storage
         self._offloader = offloader
 

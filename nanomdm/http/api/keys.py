@@ -1,0 +1,167 @@
+"""
+Who may use the API: its keys and what they are good for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from attrs import field, frozen
+
+from nanomdm.errors import ConfigError
+from nanomdm.http.request import Request
+
+#: The user of C{--api}.
+ADMIN_USER: Final = "nanomdm"
+
+#: Bytes of a file of keys, at most.
+_LARGEST_FILE: Final = 1 << 20
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+#: Compared with what an unknown user gives, so that this takes as long.
+_NOBODYS: Final = hashlib.sha256(b"").digest()
+
+
+class Role(IntEnum):
+    """
+    What a key is good for; each role includes those before it.
+    """
+
+    #: See everything but secrets.
+    READ = 1
+    #: Queue commands, change queues, and push.
+    ENQUEUE = 2
+    #: Everything.
+    ADMIN = 3
+
+    @property
+    def word(self) -> str:
+        """
+        Its name in files and messages.
+        """
+        return self.name.lower()
+
+
+@frozen
+class Operator:
+    """
+    Who asks.
+
+    @ivar name: the user name.
+    """
+
+    name: str
+    role: Role
+
+
+@frozen
+class APIKey:
+    """
+    A key, as a file of keys has it.
+
+    @ivar digest: the SHA-256 of the key.
+    """
+
+    operator: Operator
+    digest: bytes = field(repr=False)
+
+
+class APIKeys:
+    """
+    HTTP Basic authentication (RFC 7617): the user name says which key is meant.
+
+    @param admin: the key of the user L{ADMIN_USER}, who is an admin; L{None} for none.
+    @param others: further keys.
+    """
+
+    def __init__(self, admin: str | None, others: Iterable[APIKey] = ()) -> None:
+        self._admin = None if admin is None else hashlib.sha256(admin.encode()).digest()
+        self.replace(others)
+
+    def replace(self, others: Iterable[APIKey]) -> None:
+        """
+        Take other keys from now on, but for the admin's.
+        """
+        self._keys = {key.operator.name: key for key in others}
+        if self._admin is not None:
+            admin = Operator(ADMIN_USER, Role.ADMIN)
+            self._keys[ADMIN_USER] = APIKey(admin, self._admin)
+
+    def operator(self, request: Request) -> Operator | None:
+        """
+        @return: who the request proves to come from, or L{None}.  A key is compared
+            in constant time.
+        """
+        headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
+        if len(headers) != 1:
+            return None
+        scheme, _, encoded = headers[0].partition(b" ")
+        if scheme.lower() != b"basic":
+            return None
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            return None
+        name, colon, password = given.partition(b":")
+        key = self._keys.get(name.decode("utf-8", "replace")) if colon else None
+        digest = _NOBODYS if key is None else key.digest
+        same = hmac.compare_digest(hashlib.sha256(password).digest(), digest)
+        return key.operator if key is not None and same else None
+
+
+def read_api_keys(path: Path) -> tuple[APIKey, ...]:
+    """
+    Read a file of keys: a line for each with its name, its role and the SHA-256 of the
+    key in hexadecimal, blanks between them.  Empty lines and those that begin with C{#}
+    are comments.  Blocks.
+
+    @raise ConfigError: it can not be read or used; the text names the option and the
+        line, and no part of a key.
+    """
+    where = f"--api-key-file: {path}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror or error}") from None
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError(f"{where}: more than {_LARGEST_FILE} bytes")
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: is not UTF-8") from None
+    keys: dict[str, APIKey] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key = _parse_key(line.split(), f"{where}: line {number}")
+        if key.operator.name in keys:
+            raise ConfigError(f"{where}: line {number}: {key.operator.name} is there already")
+        keys[key.operator.name] = key
+    return tuple(keys.values())
+
+
+def _parse_key(words: list[str], where: str) -> APIKey:
+    if len(words) != 3:
+        raise ConfigError(f"{where}: is not a name, a role and a SHA-256")
+    name, role, digest = words
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: the name is not 1 to 64 letters, digits, dots, - and _")
+    if name == ADMIN_USER:
+        raise ConfigError(f"{where}: the name {ADMIN_USER} is that of the key in --api")
+    if role not in {one.word for one in Role}:
+        choices = ", ".join(one.word for one in Role)
+        raise ConfigError(f"{where}: the role is none of {choices}")
+    if not _SHA256.fullmatch(digest.lower()):
+        raise ConfigError(f"{where}: the SHA-256 is not 64 hexadecimal digits")
+    return APIKey(Operator(name, Role[role.upper()]), bytes.fromhex(digest))
