@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -20,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.ctl import main, transfer
 from nanomdm.mdm.command import parse_command
-from nanomdm.storage import copying, importing
+from nanomdm.storage import copying, export, importing
 from nanomdm.storage.copying import TABLES
 from nanomdm.storage.factory import prepare_storage
 from nanomdm.storage.settings import StorageSettings
@@ -441,6 +442,16 @@ class FileTests(TransferCase, SynchronousTestCase):
             ),
         ):
             self.assertRefused(text, change)
+
+    def test_endlessLine(self) -> None:
+        """
+        A line is not read for longer than any row could be.
+        """
+        self.patch(export, "_LONGEST", 100)
+        content = io.BytesIO(b"{" + b" " * 1000)
+        refused = self.assertRaises(export.Damaged, list, export.read(content))
+        self.assertEqual(str(refused), "line 1: has more than 100 bytes")
+        self.assertEqual(content.tell(), 100)
 
     def test_otherFile(self) -> None:
         for content, text in (

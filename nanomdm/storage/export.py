@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from attrs import define, field, frozen
 
@@ -28,6 +28,9 @@ _FORMAT: Final = "nanomdm export"
 
 #: What changes when the lines mean something else.
 VERSION: Final = 1
+
+#: Bytes of a line, at most: several times the largest row.
+_LONGEST: Final = 1 << 28
 
 _BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in TABLES}
 _ORDER: Final = {table.name: number for number, table in enumerate(TABLES)}
@@ -129,15 +132,15 @@ class Row:
     size: int
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Row]:
+def read(file: IO[bytes]) -> Iterator[Row]:
     """
     Read a file.
 
-    @param lines: all of it.
+    @param file: at its beginning.
     @return: the rows.  Only when there are no more, the file was seen to be whole.
     @raise Damaged: it is not what L{export} wrote.
     """
-    numbered = _numbered(lines)
+    numbered = _numbered(file)
     number, line = next(numbered, (1, b""))
     _check_header(number, _parsed(number, line))
     totals: dict[str, Total] = {}
@@ -158,10 +161,12 @@ def read(lines: Iterable[bytes]) -> Iterator[Row]:
     raise Damaged(number, "the file ends here, too early")
 
 
-def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _numbered(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
+            if len(line) == _LONGEST:
+                raise Damaged(number, f"has more than {_LONGEST} bytes")
             yield number, line
     except (EOFError, OSError, zlib.error) as error:
         # Of a compressed file.
