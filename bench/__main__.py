@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import pushes, webhook
+from bench import inspection, pushes, webhook
 from bench.databases import DATABASES, Database
 from bench.devices import BenchDevice, make_devices, write_requests
 from bench.server import Bare, Nanomdm, wrk
@@ -36,7 +36,7 @@ MANY_DEVICES = 5_000
 MANY_CONNECTS = 100_000
 MANY_IDS = 100_000
 MANY_ROWS = 1_000_000
-PARTS = ("micro", "throughput", "enqueue", "queue", "push", "webhook", "memory")
+PARTS = ("micro", "throughput", "enqueue", "queue", "push", "webhook", "inspection", "memory")
 
 
 @contextmanager
@@ -228,6 +228,9 @@ def main() -> None:
         results["push"] = {kind: pushes.measure(ca, kind) for kind in kinds if kind in pushed}
     if arguments.only in (None, "webhook"):
         results["webhook"] = {kind: webhook.measure(ca, kind, arguments.seconds) for kind in kinds}
+    if arguments.only in (None, "inspection"):
+        print(f"{'a page of 100 of 100,000':52}{'p50 ms':>8}{'p99 ms':>8}")
+        results["inspection"] = {kind: inspection.measure(kind) for kind in kinds}
     if arguments.only in (None, "memory"):
         results["memory"] = _memory(ca, arguments.seconds)
     out = Path(__file__).parent / "out"

@@ -53,6 +53,13 @@ class LRUCache(Generic[K, V]):
             self._entries.move_to_end(key)
             return entry[1]
 
+    def discard(self, key: K) -> None:
+        """
+        Forget an entry, if it is there.
+        """
+        with self._lock:
+            self._entries.pop(key, None)
+
     def put(self, key: K, value: V) -> None:
         """
         Remember C{value}, and forget the entry unused for longest when full.

@@ -146,6 +146,12 @@ class LifetimeTests(SynchronousTestCase):
         self.clock.advance(20)
         self.assertEqual(cache.get("a"), 2)
 
+    def test_discard(self) -> None:
+        cache = self.cache(30)
+        cache.discard("a")
+        cache.discard("never there")
+        self.assertIsNone(cache.get("a"))
+
     def test_zeroRemembersNothing(self) -> None:
         self.assertIsNone(self.cache(0).get("a"))
 

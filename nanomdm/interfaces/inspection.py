@@ -13,6 +13,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
+from nanomdm.interfaces.devices import QueueSummary
 from nanomdm.interfaces.pushes import DeadToken
 
 T = TypeVar("T")
@@ -202,6 +203,11 @@ class IInspectionStore(Interface):
     def ping() -> Deferred[None]:
         """
         Ask the database something, to see whether it answers.
+        """
+
+    def queue_summary() -> Deferred[QueueSummary]:
+        """
+        Count enrollments and outstanding commands.  A replica may have been asked.
         """
 
     def list_enrollments(which: EnrollmentFilter, page: Page) -> Deferred[Listing[EnrollmentFacts]]:

@@ -85,6 +85,14 @@ class CertificateAssociation:
         if facts.superseded_for is None:
             self._newest.put(device_id, identity.sha256)
 
+    def forget(self, device_id: str) -> None:
+        """
+        Ask the storage again when this id comes next, as somebody deleted what was
+        known of it.  Other servers go on believing what they know for up to 30 seconds,
+        so meanwhile the device may still be answered there.
+        """
+        self._newest.discard(device_id)
+
     async def enrollment_of(self, identity: Identity) -> str:
         """
         @return: the device-channel id that the certificate speaks for.

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
+from time import perf_counter
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -21,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.errors import Overloaded, StorageUnavailable
+from nanomdm.metrics.storage import BatchMetrics, unseen_database
 from nanomdm.storage.transaction import Transaction
 
 _log = Logger()
@@ -43,6 +45,7 @@ class _Call:
     operation: Operation
     argument: Any
     result: Deferred[Any] = field(factory=Deferred)
+    came: float = field(factory=perf_counter)
 
 
 class Batcher:
@@ -52,6 +55,7 @@ class Batcher:
     @param max_waiting: how many calls may wait for one; beyond it
         L{Overloaded} is raised.
     @param workers: how many transactions run at once at most.
+    @param metrics: told of each transaction.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Batcher:
         max_batch: int = 256,
         max_waiting: int = 10_000,
         workers: int = 1,
+        metrics: BatchMetrics | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
@@ -68,6 +73,8 @@ class Batcher:
         self._working = 0
         self._waiting: deque[_Call] = deque()
         self._idle: list[Deferred[None]] = []
+        self._metrics = metrics or unseen_database().batches("")
+        self._metrics.watch(lambda: len(self._waiting))
 
     def call(
         self, operation: Callable[[Transaction, Sequence[A]], Sequence[R | Exception]], argument: A
@@ -116,7 +123,7 @@ class Batcher:
 
     async def _attempt(self, batch: list[_Call]) -> None:
         try:
-            results = await self._run(partial(_perform, batch=batch))
+            results = await self._transact(batch)
         except StorageUnavailable:
             # Trying every call alone would only multiply the waiting.
             _fail_all(batch, Failure())
@@ -124,6 +131,16 @@ class Batcher:
             await self._one_by_one(batch, Failure())
         else:
             _deliver(batch, results)
+
+    async def _transact(self, batch: list[_Call]) -> list[Any]:
+        began, failed = perf_counter(), True
+        try:
+            results: list[Any] = await self._run(partial(_perform, batch=batch))
+            failed = False
+        finally:
+            seconds = perf_counter() - began
+            self._metrics.ended(len(batch), began - batch[0].came, seconds, failed)
+        return results
 
     async def _one_by_one(self, batch: list[_Call], failure: Failure) -> None:
         """
@@ -134,7 +151,7 @@ class Batcher:
             return
         for position, call in enumerate(batch):
             try:
-                results = await self._run(partial(_perform, batch=[call]))
+                results = await self._transact([call])
             except StorageUnavailable:
                 _fail_all(batch[position:], Failure())
                 return

@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from nanomdm.errors import NanoMDMError, StorageError, StorageUnavailable, TooLarge
+from nanomdm.metrics.storage import DatabaseMetrics, unseen_database
 from nanomdm.storage.batcher import Batcher
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
 from nanomdm.storage.pool import Pool
@@ -46,26 +47,42 @@ class Database:
     @param limits: of the pool that writes; the one that reads has the same.
     @param shared: one connection does everything, as a database in memory needs
         it.
+    @param metrics: of this database.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, engine: Engine, limits: PoolLimits, shared: bool = False
+        self,
+        reactor: Any,
+        engine: Engine,
+        limits: PoolLimits,
+        shared: bool = False,
+        metrics: DatabaseMetrics | None = None,
     ) -> None:
+        seen = metrics or unseen_database()
         self._clock: IReactorTime = reactor
         self._engine = engine
-        writer = Pool(reactor, engine, limits)
-        reader = writer if shared else Pool(reactor, engine, limits, autocommit=True)
+        writer = Pool(reactor, engine, limits, metrics=seen.pool("write"))
+        reader = writer
+        if not shared:
+            reader = Pool(reactor, engine, limits, autocommit=True, metrics=seen.pool("read"))
         self._pools = {writer, reader}
         self._closed = False
-        writes = Batcher(self._runner(writer))
-        reads = writes if shared else Batcher(self._runner(reader))
+
+        def batcher(kind: str, pool: Pool, **bounds: int) -> Batcher:
+            return Batcher(self._runner(pool), metrics=seen.batches(kind), **bounds)
+
+        def singly(kind: str, pool: Pool, workers: int) -> Batcher:
+            return batcher(kind, pool, max_batch=1, max_waiting=_ALONE_WAITING, workers=workers)
+
+        writes = batcher("write", writer)
+        reads = writes if shared else batcher("read", reader)
         # One connection is left for the others.
         workers = max(1, min(_ALONE, limits.size - 1))
-        alone = Batcher(self._runner(writer), 1, _ALONE_WAITING, workers)
-        beside = Batcher(self._runner(writer))
-        looks = alone if shared else Batcher(self._runner(reader), 1, _ALONE_WAITING, _LOOKS)
+        alone = singly("alone", writer, workers)
+        beside = batcher("beside", writer)
+        looks = alone if shared else singly("look", reader, _LOOKS)
         self._batchers = (writes, reads, alone, beside, looks)
         #: Run an operation that changes something; durable once it fires.
         self.write = writes.call
@@ -106,7 +123,7 @@ class Database:
 
     async def _run(self, pool: Pool, work: Callable[[Transaction], Any]) -> Any:
         latest = self._clock.seconds() + _PATIENCE
-        attempt, reconnected = 1, False
+        attempt, once = 1, {Trouble.LOST, Trouble.ORPHAN}
         while True:
             if self._closed:
                 raise StorageUnavailable("the database is closed")
@@ -116,9 +133,9 @@ class Database:
                 raise
             except Exception as error:
                 trouble = self._engine.trouble(error)
-                if trouble is Trouble.LOST and not reconnected:
+                if trouble in once:
                     # Nothing was committed, so nothing can happen twice.
-                    reconnected = True
+                    once.remove(trouble)
                 elif (
                     trouble is Trouble.RETRY
                     and attempt < _ATTEMPTS
@@ -143,6 +160,6 @@ def _translated(trouble: Trouble, error: Exception) -> Exception:
     text = f"database: {str(error).partition(chr(10))[0]}"
     if trouble is Trouble.TOO_LARGE:
         return TooLarge(f"a value does not fit into the {text}")
-    if trouble is Trouble.OTHER:
+    if trouble in (Trouble.OTHER, Trouble.ORPHAN):
         return StorageError(text)
     return StorageUnavailable(text)

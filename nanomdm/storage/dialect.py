@@ -73,6 +73,34 @@ class Dialect(Protocol):
         """
         ...
 
+    def unix_time(self, column: str) -> str:
+        """
+        @return: the time in C{column} as Unix seconds, perhaps with a fraction.
+        """
+        ...
+
+    @property
+    def time_ago(self) -> str:
+        """
+        With a C{?} for seconds, a float: the time so long ago, to compare columns with.
+        """
+        ...
+
+    @property
+    def scan(self) -> str:
+        """
+        Behind a table's name: read it as it lies, where the engine would go through an
+        index from row to row, which takes longest when few of them are wanted.
+        """
+        ...
+
+    def json_array(self, column: str) -> str:
+        """
+        @return: an aggregate: the values of C{column} as a JSON array, in any order;
+            nothing or NULL when there are none.
+        """
+        ...
+
     @property
     def unix_now(self) -> str:
         """
@@ -94,6 +122,12 @@ class Dialect(Protocol):
         """
         ...
 
+    def concatenated(self, *texts: str) -> str:
+        """
+        @return: several texts as one.
+        """
+        ...
+
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         """
         @return: a condition: the two columns are one of C{count} pairs.
@@ -104,6 +138,14 @@ class Dialect(Protocol):
         """
         @return: behind a table's name: look there with this index, where the
             engine would not choose it by itself.
+        """
+        ...
+
+    @property
+    def ignore_primary_key(self) -> str:
+        """
+        Behind a table's name: do not look there with the primary key, where the engine
+        might for the sake of its order.
         """
         ...
 
@@ -127,6 +169,7 @@ class OnConflictDialect:
     """
 
     forget_numbers: Sequence[str] = ()
+    ignore_primary_key = ""
 
     def on_conflict(self, keys: Sequence[str], assignments: Sequence[str]) -> str:
         action = f"UPDATE SET {', '.join(assignments)}" if assignments else "NOTHING"
@@ -134,6 +177,9 @@ class OnConflictDialect:
 
     def inserted(self, column: str) -> str:
         return f"excluded.{column}"
+
+    def concatenated(self, *texts: str) -> str:
+        return " || ".join(texts)
 
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         return f"({', '.join(columns)}) IN (VALUES {', '.join(['(?, ?)'] * count)})"

@@ -20,6 +20,9 @@ class Trouble(Enum):
 
     #: A deadlock or the like: the same transaction may well succeed again.
     RETRY = "retry"
+    #: What a new row refers to was deleted meanwhile; the same transaction may well
+    #: notice that from its beginning.
+    ORPHAN = "orphan"
     #: The connection is gone; a new one may work.
     LOST = "lost"
     #: The database can not serve at present, or not in time.

@@ -14,6 +14,7 @@ from attrs import evolve
 
 from nanomdm.errors import ConfigError
 from nanomdm.interfaces import IStorage
+from nanomdm.metrics.storage import StorageMetrics
 from nanomdm.storage import schema
 from nanomdm.storage.database import Database
 from nanomdm.storage.dsn import parse_mysql, parse_postgres
@@ -25,17 +26,24 @@ from nanomdm.storage.sqlite import SQLiteEngine, prepare
 from nanomdm.storage.upkeep import Upkeep
 
 
-def open_storage(storages: Sequence[StorageSettings], reactor: Any) -> IStorage:
+def open_storage(
+    storages: Sequence[StorageSettings], reactor: Any, metrics: StorageMetrics | None = None
+) -> IStorage:
     """
     Prepare and open the storages.  Blocks, so it belongs before the reactor runs.
 
     @param storages: the first answers, the others get the same writes.
     @param reactor: for pools, threads and time.
+    @param metrics: of all of them.
     @raise ConfigError: one can not be used; the text says which and why.
     """
     for settings in storages:
         prepare_storage(settings)
-    first, *others = (open_prepared(settings, reactor) for settings in storages)
+    seen = metrics or StorageMetrics()
+    first, *others = (
+        open_prepared(settings, reactor, seen, f"copy{number}" if number else "main")
+        for number, settings in enumerate(storages)
+    )
     if not others:
         return first
     followers = [
@@ -45,10 +53,18 @@ def open_storage(storages: Sequence[StorageSettings], reactor: Any) -> IStorage:
     return MirroredStorage(first, followers)
 
 
-def open_prepared(settings: StorageSettings, reactor: Any) -> SQLStorage:
+def open_prepared(
+    settings: StorageSettings,
+    reactor: Any,
+    metrics: StorageMetrics | None = None,
+    name: str = "main",
+) -> SQLStorage:
     """
     Open one storage whose schema is up to date.
+
+    @param name: its name in the metrics.
     """
+    seen = metrics or StorageMetrics()
     options = settings.options
     limits = PoolLimits()
     if settings.kind in ("mysql", "pgsql"):
@@ -56,12 +72,19 @@ def open_prepared(settings: StorageSettings, reactor: Any) -> SQLStorage:
             options.pool_size, options.conn_max_lifetime, options.conn_max_idle_time
         )
     database = Database(
-        reactor, engine_of(settings, settings.dsn), limits, shared=settings.kind == "inmem"
+        reactor,
+        engine_of(settings, settings.dsn),
+        limits,
+        shared=settings.kind == "inmem",
+        metrics=seen.database(name),
     )
     replica = None
     if options.replica_dsn is not None:
         replica = Database(
-            reactor, engine_of(settings, options.replica_dsn), evolve(limits, size=1)
+            reactor,
+            engine_of(settings, options.replica_dsn),
+            evolve(limits, size=1),
+            metrics=seen.database(f"{name}_replica"),
         )
     upkeep = Upkeep(
         database,

@@ -257,6 +257,7 @@ class MirroredStorage:
         self.retry_events = first.retry_events
         # What operators see; what they change is written to all.
         self.ping = first.ping
+        self.queue_summary = first.queue_summary
         self.list_enrollments = first.list_enrollments
         self.enrollment = first.enrollment
         self.list_queue = first.list_queue

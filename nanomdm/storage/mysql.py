@@ -22,11 +22,16 @@ _PING_TIMEOUT: Final = 3
 #: Seconds that a statement waits for locks of rows and of tables.
 _LOCK_TIMEOUT: Final = 5
 
+#: Bytes of what MariaDB makes of many rows in one value; what is more it cuts off.
+_LONGEST_ARRAY: Final = 2**26
+
 # Error numbers ("Server Error Message Reference" and "Client Error Message
 # Reference" of MySQL, "MariaDB Error Codes").
 #: Lock wait timeout, deadlock, row changed since, locked (NOWAIT), group
 #: replication or Galera undid it.
 _RETRY: Final = frozenset({1205, 1213, 1020, 3572, 3101})
+#: A foreign key constraint fails.
+_ORPHAN: Final = frozenset({1452})
 #: Closed, gone, out of step, shutting down, killed, idle for too long, or the
 #: server could not read or write.
 _LOST: Final = frozenset({0, 2006, 2013, 2014, 2055, 1053, 1927, 4031, *range(1158, 1162)})
@@ -75,6 +80,7 @@ class MySQLDialect:
     )
     for_update = "FOR UPDATE"
     for_update_skip_locked = "FOR UPDATE SKIP LOCKED"
+    ignore_primary_key = "IGNORE INDEX (PRIMARY)"
 
     def statement(self, sql: str) -> str:
         return format_style(sql)
@@ -90,6 +96,17 @@ class MySQLDialect:
     def age(self, column: str) -> str:
         return f"TIMESTAMPDIFF(MICROSECOND, {column}, CURRENT_TIMESTAMP(6)) / 1e6"
 
+    def unix_time(self, column: str) -> str:
+        return f"UNIX_TIMESTAMP({column})"
+
+    time_ago = "CURRENT_TIMESTAMP - INTERVAL ? SECOND"
+
+    # Tables lie in the order of their keys.
+    scan = "FORCE INDEX (PRIMARY)"
+
+    def json_array(self, column: str) -> str:
+        return f"JSON_ARRAYAGG({column})"
+
     unix_now = "UNIX_TIMESTAMP()"
 
     def random_below(self, count: int) -> str:
@@ -97,6 +114,9 @@ class MySQLDialect:
 
     def as_python_sorts(self, column: str) -> str:
         return f"CAST({column} AS BINARY)"
+
+    def concatenated(self, *texts: str) -> str:
+        return f"CONCAT({', '.join(texts)})"
 
     def pairs(self, columns: tuple[str, str], count: int) -> str:
         # Row values in a list do not use an index on every version.
@@ -142,7 +162,8 @@ class MySQLEngine:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 f"SET SESSION innodb_lock_wait_timeout = {_LOCK_TIMEOUT},"
-                f" lock_wait_timeout = {_LOCK_TIMEOUT}"
+                f" lock_wait_timeout = {_LOCK_TIMEOUT},"
+                f" group_concat_max_len = {_LONGEST_ARRAY}"
             )
         connection.wait_at_most(self._answer_timeout)
         return connection
@@ -180,6 +201,7 @@ class MySQLEngine:
         code = error.args[0] if error.args else 0
         for codes, trouble in (
             (_RETRY, Trouble.RETRY),
+            (_ORPHAN, Trouble.ORPHAN),
             (_LOST, Trouble.LOST),
             (_UNAVAILABLE, Trouble.UNAVAILABLE),
             (_TOO_LARGE, Trouble.TOO_LARGE),

@@ -31,6 +31,8 @@ _INTERVAL: Final = 0.1
 # SQLSTATEs (PostgreSQL, "Error Codes"), whole or by class.
 #: Serialization failure, deadlock, lock timeout.
 _RETRY: Final = frozenset({"40001", "40P01", "55P03"})
+#: Foreign key violation.
+_ORPHAN: Final = frozenset({"23503"})
 #: Connection failures, shutdown, crash, starting, idle for too long.
 _LOST: Final = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
 #: Resources, intervention and timeouts, system errors, read-only, login, no such
@@ -95,6 +97,17 @@ class PostgreSQLDialect(OnConflictDialect):
 
     def age(self, column: str) -> str:
         return f"EXTRACT(EPOCH FROM (LOCALTIMESTAMP - {column}))"
+
+    def unix_time(self, column: str) -> str:
+        return f"EXTRACT(EPOCH FROM CAST({column} AS TIMESTAMP WITH TIME ZONE))"
+
+    time_ago = "LOCALTIMESTAMP - make_interval(secs => ?)"
+
+    # Its statistics tell it when to.
+    scan = ""
+
+    def json_array(self, column: str) -> str:
+        return f"CAST(json_agg({column}) AS TEXT)"
 
     # The time of the transaction's begin, as in L{age}.
     unix_now = "CAST(floor(EXTRACT(EPOCH FROM CURRENT_TIMESTAMP)) AS BIGINT)"
@@ -161,6 +174,7 @@ class PostgreSQLEngine:
             return Trouble.LOST if isinstance(error, psycopg.OperationalError) else Trouble.OTHER
         for states, trouble in (
             (_RETRY, Trouble.RETRY),
+            (_ORPHAN, Trouble.ORPHAN),
             (_LOST, Trouble.LOST),
             (_UNAVAILABLE, Trouble.UNAVAILABLE),
             (_TOO_LARGE, Trouble.TOO_LARGE),

@@ -16,10 +16,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 
 from nanomdm.errors import StorageUnavailable
+from nanomdm.metrics.storage import PoolMetrics, unseen_database
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
 from nanomdm.storage.transaction import Transaction
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: Seconds for which a database that could not be reached is not tried again, so
 #: that a queue of requests fails at once and not one timeout after the other.
@@ -60,6 +62,7 @@ class Pool(adbapi.ConnectionPool):
     @param autocommit: for reading only: statements are transactions of their own,
         which saves two round trips each time.
     @param seconds: tells the time, in any thread.
+    @param metrics: told of its connections and of who waits for them.
     """
 
     connectionFactory = PooledConnection
@@ -71,6 +74,7 @@ class Pool(adbapi.ConnectionPool):
         limits: PoolLimits,
         autocommit: bool = False,
         seconds: Callable[[], float] = time.monotonic,
+        metrics: PoolMetrics | None = None,
     ) -> None:
         # adbapi wants to know a driver, but connections come from the engine.
         super().__init__(
@@ -84,6 +88,11 @@ class Pool(adbapi.ConnectionPool):
         self._failure: tuple[float, str] | None = None
         self._doubted = float("-inf")
         self._interrupted = False
+        self._running = 0
+        self._metrics = metrics or unseen_database().pool("")
+        self._metrics.watch(
+            limits.size, lambda: len(self.connections), lambda: min(self._running, limits.size)
+        )
 
     def run(self, work: Callable[[Transaction], R]) -> Deferred[R]:
         """
@@ -93,8 +102,13 @@ class Pool(adbapi.ConnectionPool):
             failed and nobody knows how far it came.
         @raise Exception: of the driver; nothing was committed.
         """
-        running: Deferred[R] = self.runWithConnection(self._transact, work)
-        return running
+        self._running += 1
+        running: Deferred[R] = self.runWithConnection(self._transact, work, self._seconds())
+        return running.addBoth(self._ended)
+
+    def _ended(self, result: T) -> T:
+        self._running -= 1
+        return result
 
     def interrupt(self) -> None:
         """
@@ -132,7 +146,10 @@ class Pool(adbapi.ConnectionPool):
         self._doubted = self._seconds()
         self.disconnect(connection)
 
-    def _transact(self, pooled: adbapi.Connection, work: Callable[[Transaction], R]) -> R:
+    def _transact(
+        self, pooled: adbapi.Connection, work: Callable[[Transaction], R], asked: float
+    ) -> R:
+        self._metrics.got(self._seconds() - asked)
         connection: Any = pooled._connection
         cursor = connection.cursor()
         if not self._autocommit and self._engine.begin_write is not None:

@@ -48,6 +48,20 @@ class SQLiteDialect(OnConflictDialect):
     def age(self, column: str) -> str:
         return f"(julianday('now') - julianday({column})) * 86400.0"
 
+    def unix_time(self, column: str) -> str:
+        return f"CAST(strftime('%s', {column}) AS INTEGER)"
+
+    # As text, this is how CURRENT_TIMESTAMP looks.
+    time_ago = "datetime(strftime('%s', 'now') - ?, 'unixepoch')"
+
+    scan = "NOT INDEXED"
+
+    def use_index(self, name: str) -> str:
+        return f"INDEXED BY {name}"
+
+    def json_array(self, column: str) -> str:
+        return f"json_group_array({column})"
+
     unix_now = "CAST(strftime('%s', 'now') AS INTEGER)"
 
     def random_below(self, count: int) -> str:

@@ -1,5 +1,5 @@
 """
-Escrowed bootstrap tokens, which live in the table devices.
+Escrowed bootstrap tokens, and unlock tokens, which live in the table devices.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _DELETE: Final = """
     UPDATE devices SET bootstrap_token_b64 = ?, bootstrap_token_at = NULL WHERE id = ?
 """
 _FETCH: Final = "SELECT bootstrap_token_b64 FROM devices WHERE id = ?"
+_FETCH_UNLOCK: Final = "SELECT id, unlock_token FROM devices WHERE id = ?"
 
 
 @frozen
@@ -65,4 +66,10 @@ def fetch_unlock(transaction: Transaction, device_ids: Sequence[str]) -> list[by
     """
     @return: for each device its unlock token, or L{None}.
     """
-    raise NotImplementedError
+    return [_fetch_unlock(transaction, device_id) for device_id in device_ids]
+
+
+def _fetch_unlock(transaction: Transaction, device_id: str) -> bytes | None:
+    row = transaction.row(_FETCH_UNLOCK, (device_id,))
+    # Taken-over MySQL databases find an id in other letters, too.
+    return bytes(row[1]) if row and row[0] == device_id and row[1] else None

@@ -509,6 +509,26 @@ class CacheTests(AssociationCase):
         self.assertTrue(await self.asks(D1, A))
         self.assertFalse(await self.asks(D1, A))
 
+    async def test_forget(self) -> None:
+        """
+        Who is told that a device was deleted believes nothing of it any more; another
+        server does for half a minute.
+        """
+        other = self.configured()
+        for identity, enrollment in ((A, D1), (B, D2)):
+            await self.rules.authenticate(enrollment, identity)
+            await other.check(enrollment, identity)
+        self.rules.forget("D3")
+        self.assertFalse(await self.asks(D1, A))
+        await self.query("DELETE FROM cert_auth_associations WHERE id = 'D1'")
+        self.rules.forget("D1")
+        await self.checkRefused(D1, A, NOT_ASSOCIATED)
+        self.assertFalse(await self.asks(D2, B))
+        await other.check(D1, A)
+        self.clock.advance(30)
+        self.rules = other
+        await self.checkRefused(D1, A, NOT_ASSOCIATED)
+
     async def test_shortGrace(self) -> None:
         """
         Nothing is believed for longer than the grace lasts, as another server

@@ -29,6 +29,7 @@ class ClassificationTests(SynchronousTestCase):
     def test_mysql(self) -> None:
         for trouble, codes in {
             Trouble.RETRY: (1205, 1213, 1020, 3572, 3101),
+            Trouble.ORPHAN: (1452,),
             Trouble.LOST: (0, 2006, 2013, 1053, 1927, 4031),
             # Wrong password, missing database, host, read-only, disk, connections, Galera.
             Trouble.UNAVAILABLE: (
@@ -36,7 +37,7 @@ class ClassificationTests(SynchronousTestCase):
                 *(1021, 1114, 28, 1040, 1203, 1047, 1317, 1969, 3024),
             ),
             Trouble.TOO_LARGE: (1406, 1153, 1301),
-            Trouble.OTHER: (1062, 1064, 1146, 1452),
+            Trouble.OTHER: (1062, 1064, 1146),
         }.items():
             errors = [pymysql.err.OperationalError(code, "message") for code in codes]
             self.assertMeans(MySQLEngine({}), trouble, *errors)
@@ -59,6 +60,7 @@ class ClassificationTests(SynchronousTestCase):
     def test_postgres(self) -> None:
         for trouble, states in {
             Trouble.RETRY: ("40001", "40P01", "55P03"),
+            Trouble.ORPHAN: ("23503",),
             Trouble.LOST: ("57P01", "57P02", "57P03", "57P05", "08006", "08003", "25P03"),
             # Read-only, statement timeout, connections, disk, I/O, login, database.
             Trouble.UNAVAILABLE: (

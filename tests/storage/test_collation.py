@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from nanomdm.interfaces import DeadToken, PushAgain
+from nanomdm.errors import AlreadyAnswered, Unknown
+from nanomdm.interfaces import DeadToken, EnrollmentFilter, Page, PushAgain, ResultFilter
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.command import installs_mdm_profile, parse_command, parse_report
 from nanomdm.storage import repush, transaction
@@ -102,6 +103,51 @@ class CollationTests(EngineCase):
         looks = re.findall(r"\bq\b.*\bref\b.* nanomdm_queue_next .*Using index", text)
         self.assertEqual(len(looks), 2, text)
 
+    async def test_lists(self) -> None:
+        """
+        What is asked for in other letters is unknown, and stays; dead tokens, which
+        stand in a table with another collation, are found.
+        """
+        for udid in ("ABC", "abd", "ABE"):
+            await self.enroll(udid)
+        user = samples.token_update("ABC", UserID="Jo")
+        await self.storage.store_token_update(parse_checkin(user))
+        await self.storage.enqueue(parse_command(samples.command("C1")), ["ABC", "abd"])
+        dead = DeadToken(410, "Unregistered")
+        targets = await self.storage.push_targets(["ABC"], False)
+        await self.storage.bury_push_token(targets["ABC"], dead, 0.0)
+        facts = await self.storage.enrollment("ABC")
+        self.assertEqual((facts.dead, facts.children, facts.queue_length), (dead, ["ABC:Jo"], 1))
+        for which, expected in (
+            (EnrollmentFilter(), ["ABC", "ABC:Jo", "abd", "ABE"]),
+            (EnrollmentFilter(pending=True), ["ABC", "abd"]),
+            (EnrollmentFilter(user="Jo"), ["ABC:Jo"]),
+            (EnrollmentFilter(serial="C02ABE"), ["ABE"]),
+            (EnrollmentFilter(id="ABC"), ["ABC"]),
+            (EnrollmentFilter(id="abc"), []),
+        ):
+            self.assertEqual(await self.listed(which), expected, which)
+        storage = self.storage
+        for id in ("abc", "ABC:jo", "ABD"):
+            for ask in (storage.enrollment, storage.disable_enrollment, storage.purge_enrollment):
+                await self.assertFailure(ask(id), Unknown)
+        self.assertEqual(await storage.purge_enrollment("ABC"), ["ABC", "ABC:Jo"])
+        for table in ("devices", "users", "enrollments", "enrollment_queue", "nanomdm_dead_tokens"):
+            rows = await query(storage, f"SELECT id FROM {table} WHERE id LIKE ?", "ABC%")
+            self.assertEqual(rows, [], table)
+
+    async def listed(self, which: EnrollmentFilter) -> list[str]:
+        """
+        @return: ids, one page each.
+        """
+        found: list[str] = []
+        part = await self.storage.list_enrollments(which, Page(1))
+        found += [one.id for one in part.items]
+        while part.cursor is not None:
+            part = await self.storage.list_enrollments(which, Page(1, part.cursor))
+            found += [one.id for one in part.items]
+        return found
+
     async def test_events(self) -> None:
         """
         Ids in other letters are those of other enrollments.
@@ -120,6 +166,49 @@ class CollationTests(EngineCase):
         self.assertEqual(await self.storage.retry_events(None), 4)
         again = await self.storage.claim_events("two", 16, 60.0)
         self.assertEqual(sorted(map(name_of, again)), sorted(f"{id}-2" for id in ids))
+
+    async def test_inspection(self) -> None:
+        """
+        What is told is spelled as enrollments and commands are; who asks in other letters
+        gets nothing, and changes nothing.
+        """
+        await self.enroll("ABC")
+        for uuid in ("Ca", "CB", "Cc"):
+            await self.storage.enqueue(parse_command(samples.command(uuid)), ["ABC"])
+        await query(self.storage, "SET foreign_key_checks = 0")
+        await query(
+            self.storage,
+            "UPDATE enrollment_queue SET id = 'abc', command_uuid = LOWER(command_uuid),"
+            " nanomdm_seq = 0, created_at = '2026-01-01 00:00:00'",
+        )
+        page, found = Page(1), []
+        while page.cursor is not None or not found:
+            listing = await self.storage.list_queue("ABC", page)
+            found += [one.command_uuid for one in listing.items]
+            page = Page(1, listing.cursor)
+        self.assertEqual(found, ["Ca", "CB", "Cc"])
+        report = parse_report(samples.report("Error", "CB", "ABC"))
+        await self.storage.store_report(report)
+        await query(self.storage, "UPDATE command_results SET id = 'abC', command_uuid = 'cb'")
+        listing = await self.storage.list_results("ABC", ResultFilter(), Page(5))
+        self.assertEqual(
+            [(one.command_uuid, one.raw) for one in listing.items], [("CB", report.raw)]
+        )
+        self.assertEqual((await self.storage.result("ABC", "CB")).command_uuid, "CB")
+        [target] = (await self.storage.list_targets("CB", Page(5))).items
+        self.assertEqual((target.id, target.status), ("ABC", "Error"))
+        self.assertEqual((await self.storage.list_targets("cb", Page(5))).items, [])
+        for call in (
+            *(self.storage.command("cb"), self.storage.result("ABC", "cb")),
+            *(self.storage.result("abc", "CB"), self.storage.list_queue("abc", Page(5))),
+            *(self.storage.list_results("abc", ResultFilter(), Page(5)),),
+            *(self.storage.cancel_command("abc", "Ca"), self.storage.cancel_command("ABC", "ca")),
+            *(self.storage.set_priority("ABC", "ca", 5), self.storage.clear_queue("abc")),
+        ):
+            await self.assertFailure(call, Unknown)
+        await self.storage.cancel_command("ABC", "Ca")
+        await self.assertFailure(self.storage.cancel_command("ABC", "CB"), AlreadyAnswered)
+        self.assertEqual(await self.storage.clear_queue("ABC"), 1)
 
     async def test_idInOtherLetters(self) -> None:
         """

@@ -152,6 +152,19 @@ class RetryTests(DatabaseCase):
         error = await self.assertFailure(self.open().write(operation, 7), StorageUnavailable)
         self.assertEqual((operation.runs, str(error)), (6, "database: deadlock"))
 
+    async def test_orphan(self) -> None:
+        """
+        What another transaction deleted is gone when this one begins again; if it still
+        refers to that, it is wrong, and not the database away.
+        """
+        operation = Faulty(Fault(Trouble.ORPHAN))
+        self.assertEqual(await self.open().write(operation, 7), 7)
+        self.assertEqual((operation.runs, self.pauses), (2, []))
+        operation = Faulty(*[Fault(Trouble.ORPHAN)] * 9)
+        error = await self.assertFailure(self.database.write(operation, 7), StorageError)
+        self.assertNotIsInstance(error, StorageUnavailable)
+        self.assertEqual(operation.runs, 2)
+
     async def test_boundedInTime(self) -> None:
         """
         Each attempt may have waited for a lock.

@@ -13,20 +13,25 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from nanomdm.interfaces import QueuedEvent
+from nanomdm.errors import AlreadyAnswered
+from nanomdm.interfaces import EnrollmentFilter, Page, QueuedEvent
+from nanomdm.mdm.command import parse_report
 from nanomdm.mdm.event import Event
-from nanomdm.storage import commands, repush, webhook
+from nanomdm.storage import commands, listing, queues, repush, results, webhook
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.factory import open_storage
 from nanomdm.storage.leases import take_lease
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.transaction import Transaction
+from tests import samples
 from tests.servers import shared, unavailable
 from tests.storage.contract import StorageContract
 from tests.storage.event_contract import EventContract, event
 from tests.storage.filling import fill_queue
+from tests.storage.inspection_contract import EnrollmentInspectionContract
 from tests.storage.push_contract import PushContract
+from tests.storage.queue_contract import QueueInspectionContract
 
 _TABLES = (
     *("command_results", "enrollment_queue", "commands", "enrollments", "users", "devices"),
@@ -35,6 +40,16 @@ _TABLES = (
     *("nanomdm_webhook_events", "nanomdm_webhook_streams", "nanomdm_webhook_failed"),
 )
 _numbers = count()
+
+#: Filters, each with the index that serves it.
+LISTS = (
+    (EnrollmentFilter(type="User"), "nanomdm_enrollments_types"),
+    (EnrollmentFilter(enabled=False), "nanomdm_enrollments_enabled"),
+    (EnrollmentFilter(topic="other"), "nanomdm_enrollments_topic"),
+    (EnrollmentFilter(serial="other"), "serial_number"),
+    (EnrollmentFilter(user="other"), "nanomdm_users_short_name"),
+    (EnrollmentFilter(pending=True), "nanomdm_queue_active"),
+)
 
 
 @cache
@@ -84,7 +99,14 @@ class EngineCase(TestCase):
         connection.close()
 
 
-class EngineContract(StorageContract, PushContract, EventContract, EngineCase):
+class EngineContract(
+    StorageContract,
+    PushContract,
+    EventContract,
+    EnrollmentInspectionContract,
+    QueueInspectionContract,
+    EngineCase,
+):
     """
     The contract on the shared database.
     """
@@ -188,13 +210,83 @@ class EngineContract(StorageContract, PushContract, EventContract, EngineCase):
         other._cursor.connection.commit()
         self.assertEqual(await self.names("two"), {"D1": ["E1", "E3"], "D3": ["E4"]})
 
+    async def test_cancelWhileAnswered(self) -> None:
+        """
+        Who cancels a command waits for its answer that is being stored, and the other way
+        round: what came first counts, and the answer is stored in any case.
+        """
+        await self.enroll()
+        await self.enqueue("C1")
+        await self.enqueue("C2")
+        one, two = self.other(), self.other()
+
+        def report(transaction: Transaction, uuid: str) -> None:
+            answer = parse_report(samples.report("Acknowledged", uuid))
+            [outcome] = commands.store_report(transaction, [answer])
+            self.assertTrue(outcome.known)
+
+        report(one, "C1")
+        for change in (queues.cancel, queues.set_priority):
+            call = ("D1", "C1", 5)[: 2 if change is queues.cancel else 3]
+            self.assertWaits(change, two, [call])
+        self.assertWaits(queues.clear, two, ["D1"])
+        one._cursor.connection.commit()
+        [refused] = queues.cancel(two, [("D1", "C1")])
+        self.assertIsInstance(refused, AlreadyAnswered)
+        self.assertEqual(queues.cancel(two, [("D1", "C2")]), [None])
+        self.assertEqual(queues.clear(two, ["D1"]), [0])
+        two._cursor.connection.commit()
+        report(one, "C2")
+        one._cursor.connection.commit()
+        self.assertEqual((await self.storage.result("D1", "C2")).status, "Acknowledged")
+
+    async def test_answerWhileCancelled(self) -> None:
+        """
+        An answer that waits for who cancels its command is stored then.
+        """
+        await self.enroll()
+        await self.enqueue("C1")
+        one, two = self.other(), self.other()
+        answer = parse_report(samples.report("Acknowledged", "C1"))
+
+        class Looked(Transaction):
+            """
+            Once it was looked whether the command is in the queue, nobody answers it.
+            """
+
+            def row(_, sql: str, *more: Any) -> Any:
+                found = super().row(sql, *more)
+                if "SELECT active" in sql:
+                    self.assertWaits(commands.store_report, two, [answer])
+                return found
+
+        looked = Looked(one._cursor, one.dialect)
+        self.assertEqual(queues.cancel(looked, [("D1", "C1")]), [None])
+
+        class Interrupted(Transaction):
+            """
+            The answer's result is there; its queue row is next.
+            """
+
+            def execute_many(_, sql: str, rows: Any) -> None:
+                if "UPDATE enrollment_queue" in sql:
+                    one._cursor.connection.commit()
+                super().execute_many(sql, rows)
+
+        commands.store_report(Interrupted(two._cursor, two.dialect), [answer])
+        two._cursor.connection.commit()
+        self.assertEqual((await self.storage.result("D1", "C1")).status, "Acknowledged")
+        [target] = (await self.storage.list_targets("C1", Page(5))).items
+        self.assertEqual((target.active, target.status), (False, "Acknowledged"))
+
     explain = "EXPLAIN"
     impatient = "SET SESSION innodb_lock_wait_timeout = 1"
+    analyze = "ANALYZE TABLE users"
 
-    def fill(self, **more: Any) -> None:
+    def fill(self, devices: int = 20, answered: int = 100, **more: Any) -> None:
         connection = shared(self.engine).python_connection("contract")
         self.addCleanup(connection.close)
-        fill_queue(connection, self.kind, devices=20, answered=100, outstanding=20, **more)
+        fill_queue(connection, self.kind, devices, answered, outstanding=20, **more)
 
     async def plan(self, statement: str, *parameters: object) -> str:
         rows = await self.query(f"{self.explain} {statement}", *parameters)
@@ -236,6 +328,74 @@ class EngineContract(StorageContract, PushContract, EventContract, EngineCase):
         first = webhook.first_statement(dialect).format(values="?, ?")
         self.assertFirstPlan(await self.plan(first, "W1", "W2"))
         self.assertEqual([one.enrollment_id for one in await self.claim(streams=2)], ["W0", "W1"])
+
+    async def test_inspectionUsesTheIndexes(self) -> None:
+        """
+        A part of a queue, of the targets of a command and of the answers of an enrollment
+        is found in an index, wherever it begins.
+        """
+        self.fill()
+        dialect = self.storage._database._engine.dialect
+        when = "2026-01-01 00:00:00"
+        after = ("Q1", 0, 0, when, when, 1, 1, "O1", 5)
+        for go_on, parameters in ((False, ("Q1", 5)), (True, after)):
+            statement = queues.outstanding_statement(dialect, go_on)
+            self.assertQueuePlan(await self.plan(statement, *parameters))
+        for go_on, parameters in ((False, ("A1", 5)), (True, ("A1", "Q1", 5))):
+            statement = results.targets_statement(dialect, go_on)
+            self.assertTargetsPlan(await self.plan(statement, *parameters))
+        begin = "r.updated_at <= ? AND (r.updated_at < ? OR r.command_uuid < ?)"
+        for conditions, parameters in (
+            ([], ("Q1", 5)),
+            ([begin], ("Q1", when, when, "A1", 5)),
+            (["r.status = ?"], ("Q1", "Acknowledged", 5)),
+        ):
+            statement = results.answers_statement(dialect, conditions)
+            self.assertAnswersPlan(await self.plan(statement, *parameters))
+
+    def assertQueuePlan(self, plan: str) -> None:
+        [line] = [line for line in plan.splitlines() if "DERIVED q " in line]
+        self.assertRegex(line, r"\b(ref|range)\b.* nanomdm_queue_next .*Using index")
+        self.assertNotIn("filesort", line)
+
+    def assertTargetsPlan(self, plan: str) -> None:
+        [line] = [line for line in plan.splitlines() if "DERIVED q " in line]
+        self.assertRegex(line, r"\b(ref|range)\b.* command_uuid [0-9]+ ")
+        self.assertNotIn("filesort", line)
+
+    def assertAnswersPlan(self, plan: str) -> None:
+        [line] = [line for line in plan.splitlines() if "DERIVED r " in line]
+        self.assertRegex(line, r"\b(ref|range)\b.* nanomdm_results_newest .*Using index")
+        self.assertNotIn("filesort", line)
+
+    async def test_listsUseTheIndexes(self) -> None:
+        """
+        The ids of a page are found in the index of their filter, in its order, and
+        what is wide is read for them alone.
+        """
+        self.fill(devices=5_000, answered=2)
+        dialect = self.storage._database._engine.dialect
+        user = dialect.concatenated("id", "':u'")
+        await self.query(
+            f"INSERT INTO users (id, device_id, user_short_name) SELECT {user}, id, id FROM devices"
+        )
+        await self.query(self.analyze)
+        for which, index in LISTS:
+            statement, values = listing.enrollments_statement(dialect, which, "Q2")
+            plan = await self.plan(statement, *values, 101)
+            self.assertListPlan(plan, self.indexes.get(index, index))
+            ids = [one.id for one in (await self.storage.list_enrollments(which, Page(9))).items]
+            self.assertEqual(ids, ["Q1"] if which.pending else [])
+
+    #: What some indexes are called.
+    indexes: ClassVar[dict[str, str]] = {"nanomdm_enrollments_types": "type"}
+
+    def assertListPlan(self, plan: str, index: str) -> None:
+        """
+        MySQL's and MariaDB's words.
+        """
+        self.assertRegex(plan, rf"\b(ref|range|index)\b.*\b{index}\b")
+        self.assertNotRegex(plan, r"\b[evucq]\b.*\bALL\b")
 
     def assertPlan(self, plan: str) -> None:
         """
@@ -294,11 +454,25 @@ class PostgreSQLTests(EngineContract):
 
     engine, kind = "postgresql", "pgsql"
     impatient = "SET lock_timeout = 50"
+    analyze = "ANALYZE users"
     skip = unavailable("postgresql")
 
     def assertPlan(self, plan: str) -> None:
         self.assertIn("Index Only Scan using nanomdm_queue_next on enrollment_queue q", plan)
         self.assertNotIn("Sort", plan)
+
+    def assertQueuePlan(self, plan: str) -> None:
+        self.assertRegex(plan, "Index (Only )?Scan (using|on) nanomdm_queue_next")
+        self.assertNotIn("Seq Scan on enrollment_queue", plan)
+        self.assertNotIn("Seq Scan on command_results", plan)
+
+    def assertTargetsPlan(self, plan: str) -> None:
+        self.assertRegex(plan, "Index (Only )?Scan (using|on) nanomdm_queue_targets")
+        self.assertNotIn("Seq Scan on enrollment_queue", plan)
+
+    def assertAnswersPlan(self, plan: str) -> None:
+        self.assertRegex(plan, "Index Scan (using|on) command_results_pkey")
+        self.assertNotIn("Seq Scan on command_results", plan)
 
     def assertDuePlan(self, plan: str) -> None:
         self.assertEqual(plan.count("Index Scan using nanomdm_pushes_due on"), 5, plan)
@@ -310,6 +484,16 @@ class PostgreSQLTests(EngineContract):
         looks = plan.count("Index Only Scan using nanomdm_queue_next on enrollment_queue q")
         self.assertEqual(looks, 2, plan)
         self.assertNotIn("Sort", plan)
+
+    indexes: ClassVar[dict[str, str]] = {"serial_number": "nanomdm_devices_serial_number"}
+
+    def assertListPlan(self, plan: str, index: str) -> None:
+        self.assertRegex(plan, rf"Index (Only )?Scan using {index} on|Index Scan on {index}\b")
+        # The ends of users' ids are looked for in few pages, until they are many.
+        some = plan.replace("Seq Scan on users s", "")
+        self.assertNotRegex(
+            some, "Seq Scan on (devices|users|enrollments|enrollment_queue|command)"
+        )
 
     def assertClaimPlan(self, plan: str) -> None:
         self.assertIn("Index Scan using nanomdm_webhook_streams_due on", plan)

@@ -24,7 +24,7 @@ from nanomdm.storage.mirror import Follower, MirroredStorage
 from nanomdm.storage.settings import StorageSettings
 from tests import samples
 from tests.servers import unavailable
-from tests.storage.contract import HASH_A
+from tests.storage.contract import HASH_A, HASH_B
 from tests.storage.tables import query
 from tests.storage.test_engines import EngineCase
 
@@ -32,6 +32,8 @@ _WRITES = (
     *("store_authenticate", "store_token_update", "store_user_authenticate", "disable"),
     *("store_bootstrap_token", "enqueue", "store_report", "associate"),
     *("store_migrated", "store_push_certificate"),
+    *("cancel_command", "clear_queue", "set_priority"),
+    *("disable_enrollment", "purge_enrollment"),
 )
 #: What the first storage alone is asked for.
 _ALONE = (
@@ -40,6 +42,8 @@ _ALONE = (
     *("forget_pushes", "push_again", "repeat_step"),
     *("record_event", "claim_events", "event_delivered", "event_postponed", "event_failed"),
     *("release_events", "event_backlog", "failed_events", "retry_events"),
+    *("ping", "queue_summary", "list_enrollments", "enrollment", "list_queue", "command"),
+    *("list_targets", "list_results", "result", "unlock_token"),
 )
 #: Those that write and take an event.
 _TELLING = (
@@ -154,6 +158,8 @@ class MirrorTests(SynchronousTestCase):
             "enqueue": ("command", ["D1"]),
             "associate": ("D1", HASH_A, True, 1.0, None),
             "store_push_certificate": ("topic", "CERT", "KEY"),
+            "cancel_command": ("D1", "C1"),
+            "set_priority": ("D1", "C1", 5),
         }
         for name in _WRITES:
             given = arguments.get(name, (name,))
@@ -214,22 +220,40 @@ class MirrorTests(SynchronousTestCase):
         self.other.fire()
         self.assertEqual(self.other.tokens, [0, 1, 2, 3])
 
-    def test_enqueue_keeps_its_place(self) -> None:
+    def test_keeps_its_place(self) -> None:
         """
-        An enqueueing, which a storage may run beside its other writes, waits for
-        all before it, and all after it wait for it.
+        What a storage may run beside its other writes waits for all before it, and all
+        after it wait for it.
+        """
+        for name, arguments in (
+            ("enqueue", ("command", ["D1"] * 100_000)),
+            ("clear_queue", ("D1",)),
+            ("purge_enrollment", ("D1",)),
+        ):
+            before = len(self.other.calls)
+            self.write(0)
+            for number in (1, 2):
+                self.write(number)
+            getattr(self.storage, name)(*arguments)
+            for number in (3, 4):
+                self.write(number)
+            seen = []
+            while self.other.waiting:
+                seen.append(len(self.other.calls) - before)
+                self.other.fire()
+            self.assertEqual(seen, [1, 3, 4, 6], name)
+        self.assertEqual(self.other.calls, self.first.calls)
+
+    def test_gathered(self) -> None:
+        """
+        Other changes of operators go along with what else is written.
         """
         self.write(0)
-        for number in (1, 2):
-            self.write(number)
-        self.storage.enqueue("command", ["D1"] * 100_000)
-        for number in (3, 4):
-            self.write(number)
-        seen = []
-        while self.other.waiting:
-            seen.append(len(self.other.calls))
-            self.other.fire()
-        self.assertEqual(seen, [1, 3, 4, 6])
+        self.storage.cancel_command("D1", "C1")
+        self.storage.set_priority("D1", "C2", 1)
+        self.storage.disable_enrollment("D1")
+        self.other.fire()
+        self.assertEqual(len(self.other.waiting), 3)
         self.assertEqual(self.other.calls, self.first.calls)
 
     def test_failing(self) -> None:
@@ -465,6 +489,12 @@ class RealTests(EngineCase):
         )
         await authenticate("D4")
         await storage.associate("D1", HASH_A, False, 60.0, None)
+        await storage.associate("D9", HASH_B, False, 60.0, None)
+        await storage.cancel_command("D200", "C1")
+        await storage.set_priority("D201", "C2", 5)
+        self.assertEqual(await storage.clear_queue("D202"), 2)
+        await storage.disable_enrollment("D203")
+        self.assertEqual(await storage.purge_enrollment("D9"), ["D9"])
         for pem in ("OLD", "NEW"):
             await storage.store_push_certificate(samples.TOPIC, pem, "KEY")
         first, other = storage._first, storage._followers[0].storage

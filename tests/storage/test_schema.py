@@ -29,8 +29,13 @@ DATABASE = "schema_test"
 
 #: What this server adds to NanoMDM's newest revision.
 ADDED = [
+    "index nanomdm_users_short_name on users",
+    "index nanomdm_enrollments_enabled on enrollments",
+    "index nanomdm_enrollments_topic on enrollments",
+    "index nanomdm_results_newest on command_results",
     "column nanomdm_seq of enrollment_queue",
     "index nanomdm_queue_next on enrollment_queue",
+    "index nanomdm_queue_active on enrollment_queue",
     "column nanomdm_seq of cert_auth_associations",
     "table nanomdm_cert_owners",
     "table nanomdm_pushes",
@@ -91,6 +96,8 @@ class SchemaTests:
     tables: tuple[str, ...]
     older: tuple[str, ...]
     added: list[str]
+    #: The first that waits for somebody who uses the table enrollment_queue.
+    busy = "column nanomdm_seq of enrollment_queue"
     restored: list[str]
 
     def setUp(self) -> None:
@@ -429,10 +436,10 @@ class SchemaTests:
             cursor.execute("BEGIN")
             cursor.execute("SELECT * FROM enrollment_queue")
             refusal = self.refusal(migrate, self.connection, self.kind)
-            self.assertIn("refused to add column nanomdm_seq of enrollment_queue: ", refusal)
+            self.assertIn(f"refused to add {self.busy}: ", refusal)
             self.assertIn("timeout", refusal)
             cursor.execute("ROLLBACK")
-        rest = self.added[self.added.index(ADDED[0]) :]
+        rest = self.added[self.added.index(self.busy) :]
         self.assertEqual(names(migrate(self.connect(), self.kind, 0)), rest)
 
 
@@ -514,13 +521,16 @@ class MySQLTests(SchemaTests):
         """
         self.site()
         self.execute("ALTER TABLE enrollment_queue ROW_FORMAT=COMPRESSED")
+        first = self.added.index("column nanomdm_seq of enrollment_queue")
+        for change in pending(self.connection, self.kind)[:first]:
+            self.executes(*change.statements)
         before = self.structure()
         refusal = self.refusal(migrate, self.connection, self.kind)
         self.assertIn("refused to add column nanomdm_seq of enrollment_queue: ", refusal)
         self.assertIn("ALGORITHM=INSTANT", refusal)
         self.assertEqual(self.structure(), before)
         self.execute("ALTER TABLE enrollment_queue ADD nanomdm_seq BIGINT NOT NULL DEFAULT 0")
-        self.assertEqual(names(migrate(self.connection, self.kind)), self.added[1:])
+        self.assertEqual(names(migrate(self.connection, self.kind)), self.added[first + 1 :])
 
     def test_sequence(self) -> None:
         migrate(self.connection, self.kind)
@@ -546,6 +556,8 @@ class MySQLSchemaTests(MySQLTests, SynchronousTestCase):
     """
 
     server = "mysql"
+    # That table refers to enrollments, and so is in the way of changing these.
+    busy = "index nanomdm_enrollments_enabled on enrollments"
     skip = unavailable("mysql")
 
 
@@ -561,19 +573,28 @@ class PostgreSQLSchemaTests(SchemaTests, SynchronousTestCase):
     older = nanomdm.OLDER
     added = [
         "index nanomdm_users_device_id on users",
+        "index nanomdm_users_short_name on users",
         "index nanomdm_enrollments_device_id on enrollments",
+        "index nanomdm_enrollments_types on enrollments",
+        "index nanomdm_enrollments_enabled on enrollments",
+        "index nanomdm_enrollments_topic on enrollments",
         "index nanomdm_command_results_command_uuid on command_results",
-        *ADDED[:2],
-        "index nanomdm_enrollment_queue_command_uuid on enrollment_queue",
-        ADDED[2],
+        "column nanomdm_seq of enrollment_queue",
+        "index nanomdm_queue_next on enrollment_queue",
+        "index nanomdm_queue_targets on enrollment_queue",
+        "index nanomdm_queue_active on enrollment_queue",
+        "column nanomdm_seq of cert_auth_associations",
         "index nanomdm_cert_auth_associations_sha256 on cert_auth_associations",
-        *ADDED[3:5],
+        "table nanomdm_cert_owners",
+        "table nanomdm_pushes",
         "index nanomdm_pushes_due on nanomdm_pushes",
-        *ADDED[5:8],
+        "table nanomdm_dead_tokens",
+        "table nanomdm_leases",
+        "table nanomdm_webhook_events",
         "index nanomdm_webhook_events_enrollment on nanomdm_webhook_events",
-        ADDED[8],
+        "table nanomdm_webhook_streams",
         "index nanomdm_webhook_streams_due on nanomdm_webhook_streams",
-        *ADDED[9:],
+        "table nanomdm_webhook_failed",
         "sequence nanomdm_sequence",
     ]
     restored = nanomdm.RESTORED
@@ -629,21 +650,23 @@ class PostgreSQLSchemaTests(SchemaTests, SynchronousTestCase):
         An index whose building was interrupted is made anew.
         """
         self.site()
-        [*_, column, index] = pending(self.connection, self.kind)[:5]
-        self.executes(*column.statements)
-        writer = self.connect()
-        writer.execute("BEGIN")
-        writer.execute("UPDATE enrollment_queue SET active = FALSE")
-        self.execute("SET statement_timeout = 100")
-        error = self.assertRaises(psycopg.Error, self.executes, *index.statements)
-        self.assertEqual(error.sqlstate, "57014")
-        self.execute("RESET statement_timeout")
-        writer.execute("ROLLBACK")
-        [again] = [c for c in pending(self.connection, self.kind) if c.name == index.name]
-        self.assertEqual(
-            again.statements,
-            ("DROP INDEX CONCURRENTLY nanomdm_queue_next", *index.statements),
-        )
+        by_name = {change.name: change for change in pending(self.connection, self.kind)}
+        self.executes(*by_name["column nanomdm_seq of enrollment_queue"].statements)
+        # One of all rows, and one of some.
+        for name in ("nanomdm_queue_next", "nanomdm_queue_active"):
+            index = by_name[f"index {name} on enrollment_queue"]
+            writer = self.connect()
+            writer.execute("BEGIN")
+            writer.execute("UPDATE enrollment_queue SET active = FALSE")
+            self.execute("SET statement_timeout = 100")
+            error = self.assertRaises(psycopg.Error, self.executes, *index.statements)
+            self.assertEqual(error.sqlstate, "57014")
+            self.execute("RESET statement_timeout")
+            writer.execute("ROLLBACK")
+            [again] = [c for c in pending(self.connection, self.kind) if c.name == index.name]
+            self.assertEqual(
+                again.statements, (f"DROP INDEX CONCURRENTLY {name}", *index.statements)
+            )
         migrate(self.connection, self.kind)
         self.assertEqual(pending(self.connection, self.kind), [])
 
@@ -657,6 +680,21 @@ class PostgreSQLSchemaTests(SchemaTests, SynchronousTestCase):
             "CREATE INDEX site_lower ON cert_auth_associations (lower(sha256))",
         )
         self.assertEqual(names(pending(self.connection, self.kind)), self.added)
+
+    def test_partial_index_of_ours(self) -> None:
+        """
+        One that has some of the rows on purpose is found by its name alone; one of all
+        rows on its columns is another.
+        """
+        self.site()
+        self.execute("CREATE INDEX site_all ON enrollment_queue (id, command_uuid)")
+        self.assertEqual(names(pending(self.connection, self.kind)), self.added)
+        migrate(self.connection, self.kind)
+        [(definition,)] = self.execute(
+            "SELECT indexdef FROM pg_indexes WHERE indexname = 'nanomdm_queue_active'"
+        )
+        self.assertTrue(definition.endswith("(id, command_uuid) WHERE active"), definition)
+        self.assertEqual(pending(self.connection, self.kind), [])
 
     def test_restored_trigger(self) -> None:
         """
@@ -713,7 +751,8 @@ class SQLiteTests(SynchronousTestCase):
 
     def test_empty(self) -> None:
         self.assertEqual(
-            names(migrate(self.connection, "sqlite")), ["schema version 1", "schema version 2"]
+            names(migrate(self.connection, "sqlite")),
+            ["schema version 1", "schema version 2", "schema version 3"],
         )
         self.assertEqual(migrate(self.connection, "sqlite"), [])
         require_current(self.connection, "sqlite")
@@ -724,7 +763,7 @@ class SQLiteTests(SynchronousTestCase):
 
     def test_require_current(self) -> None:
         error = self.assertRaises(ConfigError, require_current, self.connection, "sqlite")
-        self.assertIn("the database lacks: schema version 1, schema version 2 (", str(error))
+        self.assertIn("the database lacks: schema version 1, schema version 2, ", str(error))
 
     def test_first_version(self) -> None:
         """
@@ -734,7 +773,9 @@ class SQLiteTests(SynchronousTestCase):
         self.connection.execute(
             "INSERT INTO push_certs (topic, cert_pem, key_pem, stale_token) VALUES ('t', '', '', 1)"
         )
-        self.assertEqual(names(migrate(self.connection, "sqlite")), ["schema version 2"])
+        self.assertEqual(
+            names(migrate(self.connection, "sqlite")), ["schema version 2", "schema version 3"]
+        )
         self.assertEqual(
             self.connection.execute("SELECT topic FROM push_certs").fetchall(), [("t",)]
         )

@@ -14,19 +14,29 @@ from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
+from nanomdm.interfaces import EnrollmentFilter
 from nanomdm.mdm.command import parse_report
-from nanomdm.storage import commands, repush, webhook
+from nanomdm.storage import commands, listing, queues, repush, results, webhook
 from nanomdm.storage.schema.sqlite import MIGRATIONS
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.sqlite import prepare
 from tests import samples
 from tests.storage.contract import StorageContract
 from tests.storage.event_contract import EventContract
+from tests.storage.inspection_contract import EnrollmentInspectionContract
 from tests.storage.push_contract import PushContract
+from tests.storage.queue_contract import QueueInspectionContract
 from tests.storage.tables import open_sqlite
 
 
-class FileTests(StorageContract, PushContract, EventContract, TestCase):
+class FileTests(
+    StorageContract,
+    PushContract,
+    EventContract,
+    EnrollmentInspectionContract,
+    QueueInspectionContract,
+    TestCase,
+):
     """
     A database file.
     """
@@ -96,6 +106,32 @@ class FileTests(StorageContract, PushContract, EventContract, TestCase):
             self.assertEqual(len([step for step in steps if lookup in step]), times, steps)
             self.assertFalse([step for step in steps if "SCAN enrollment" in step], steps)
 
+    async def test_inspectionUsesTheIndexes(self) -> None:
+        dialect = self.storage._database._engine.dialect
+        queue, targets = queues.outstanding_statement, results.targets_statement
+        begin = "r.updated_at <= ? AND (r.updated_at < ? OR r.command_uuid < ?)"
+        for statement, lookup in (
+            (queue(dialect, False), "q USING COVERING INDEX nanomdm_queue_next (id=? AND active=?"),
+            (queue(dialect, True), "nanomdm_queue_next (id=? AND active=? AND priority<?"),
+            (targets(dialect, False), "q USING INDEX nanomdm_queue_targets (command_uuid=?"),
+            (targets(dialect, True), "nanomdm_queue_targets (command_uuid=? AND id>?"),
+            (
+                results.answers_statement(dialect, []),
+                "r USING COVERING INDEX nanomdm_results_newest (id=?",
+            ),
+            (
+                results.answers_statement(dialect, [begin, "r.status = ?"]),
+                "nanomdm_results_newest (id=? AND updated_at<?",
+            ),
+        ):
+            parameters = ["1"] * statement.count("?")
+            plan = await self.query("EXPLAIN QUERY PLAN " + statement, *parameters)
+            steps = [str(row[-1]) for row in plan]
+            self.assertTrue([step for step in steps if lookup in step], steps)
+            # Only the page that was found is gone through, and sorted.
+            self.assertEqual([step for step in steps if "SCAN" in step], ["SCAN k"], steps)
+            self.assertEqual(len([step for step in steps if "TEMP B-TREE" in step]), 1, steps)
+
     async def test_eventsUseTheIndexes(self) -> None:
         dialect = self.storage._database._engine.dialect
         first = webhook.first_statement(dialect).format(values="?, ?")
@@ -116,6 +152,37 @@ class FileTests(StorageContract, PushContract, EventContract, TestCase):
                 self.assertIn(lookup, steps)
             for slow in ("SCAN", "TEMP B-TREE"):
                 self.assertNotIn(slow, steps)
+
+    async def test_listsUseTheIndexes(self) -> None:
+        """
+        Where no index has what is asked for in the order of the ids, the table is read
+        as it lies.
+        """
+        dialect = self.storage._database._engine.dialect
+        covering = "SEARCH e USING COVERING INDEX nanomdm_enrollments_"
+        for which, step in (
+            (EnrollmentFilter(type="User"), f"{covering}types (type=? AND id>?)"),
+            (EnrollmentFilter(enabled=False), f"{covering}enabled (enabled=? AND id>?)"),
+            (EnrollmentFilter(topic="x"), f"{covering}topic (topic=? AND id>?)"),
+            (EnrollmentFilter(topic="x", enabled=True), "SCAN e"),
+            (EnrollmentFilter(type="User", seen_before=1.0), "SCAN e"),
+            (EnrollmentFilter(serial="x"), "SEARCH v USING INDEX serial_number (serial_number=?)"),
+            (
+                EnrollmentFilter(user="x"),
+                "SEARCH users USING INDEX nanomdm_users_short_name (user_short_name=?)",
+            ),
+            (
+                EnrollmentFilter(pending=True, enabled=True),
+                "SEARCH q USING COVERING INDEX nanomdm_queue_active (id>?)",
+            ),
+        ):
+            statement, values = listing.enrollments_statement(dialect, which, "D1")
+            plan = await self.query("EXPLAIN QUERY PLAN " + statement, *values, 101)
+            steps = [str(row[-1]) for row in plan]
+            self.assertIn(step, steps)
+            scans = [one for one in steps if one.startswith("SCAN ") and one != "SCAN p"]
+            users = "SCAN s USING COVERING INDEX sqlite_autoindex_users_1"
+            self.assertLessEqual(set(scans), {step, "SCAN n", users}, steps)
 
     async def test_answeredRowsDoNotSlowTheQueue(self) -> None:
         await self.enroll()
@@ -183,7 +250,14 @@ class FileTests(StorageContract, PushContract, EventContract, TestCase):
         self.assertEqual(await self.next_uuid(), "C1")
 
 
-class MemoryTests(StorageContract, PushContract, EventContract, TestCase):
+class MemoryTests(
+    StorageContract,
+    PushContract,
+    EventContract,
+    EnrollmentInspectionContract,
+    QueueInspectionContract,
+    TestCase,
+):
     """
     A database in memory.
     """

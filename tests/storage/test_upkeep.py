@@ -421,7 +421,7 @@ class FakeDatabase:
         self.running = Deferred()
         return self.running
 
-    def read(self, operation: Any, argument: Any) -> Deferred[Any]:
+    def look(self, operation: Any, argument: Any) -> Deferred[Any]:
         self.calls.append(operation)
         return succeed(QueueSummary(1, 2, 3))
 

@@ -23,6 +23,7 @@ class Present:
     @ivar columns: the columns of each table and view.
     @ivar indexes: of each table the columns of its indexes, by name.
     @ivar broken: names of indexes whose building was interrupted.
+    @ivar partial: names of indexes that have some of the rows only.
     @ivar touched: tables whose C{updated_at} a trigger keeps up.
     @ivar has_function: whether the function of such triggers is there.
     @ivar filled: whether a table has rows.
@@ -31,6 +32,7 @@ class Present:
     columns: Mapping[str, Sequence[str]] = Factory(dict)
     indexes: Mapping[str, Mapping[str, Sequence[str]]] = Factory(dict)
     broken: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()
     touched: frozenset[str] = frozenset()
     has_function: bool = False
     filled: Callable[[str], bool] = lambda table: False
@@ -40,6 +42,8 @@ class Present:
         Whether a table has an index of this name, or another one on the same
         columns: sites make their own, under other names.
         """
+        if index.where is not None:
+            return index.name in self.partial
         there = self.indexes.get(table, {})
         return index.name in there or index.plain in map(tuple, there.values())
 

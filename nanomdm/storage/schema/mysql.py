@@ -14,17 +14,28 @@ from typing import Any, Final
 
 from nanomdm.storage.schema.changes import ALTER_TIMEOUT, Change, release, rows, run, wait_for
 from nanomdm.storage.schema.compare import Present, ServerEngine, filled, with_indexes
-from nanomdm.storage.schema.tables import QUEUE_NEXT, Column, Index, Table
+from nanomdm.storage.schema.tables import (
+    ENROLLMENT_LISTS,
+    QUEUE_NEXT,
+    RESULTS_NEWEST,
+    SHORT_NAMES,
+    Column,
+    Index,
+    Table,
+)
 
 # Foreign keys bring an index of their own here.
 _INDEXES: Final = {
     "devices": (Index("serial_number", ("serial_number",)),),
-    "enrollments": (Index("type", ("type",)),),
-    "command_results": (Index("status", ("status",)),),
+    "users": (SHORT_NAMES,),
+    # What has no key ends with the table's, so types are sorted by id.
+    "enrollments": (Index("type", ("type",)), *ENROLLMENT_LISTS),
+    "command_results": (Index("status", ("status",)), RESULTS_NEWEST),
     "enrollment_queue": (
         Index("priority", ("priority DESC", "created_at")),
         Index("idx_queue_lookup", ("id", "active", "priority DESC", "created_at")),
         QUEUE_NEXT,
+        Index("nanomdm_queue_active", ("active", "id", "command_uuid")),
     ),
     "cert_auth_associations": (Index("idx_sha256", ("sha256",)),),
 }

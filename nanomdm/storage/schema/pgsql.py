@@ -16,7 +16,15 @@ from attrs import evolve
 
 from nanomdm.storage.schema.changes import ALTER_TIMEOUT, Change, release, rows, run, wait_for
 from nanomdm.storage.schema.compare import Present, ServerEngine, filled, with_indexes
-from nanomdm.storage.schema.tables import QUEUE_NEXT, Column, Index, Reference, Table
+from nanomdm.storage.schema.tables import (
+    ENROLLMENT_LISTS,
+    QUEUE_NEXT,
+    SHORT_NAMES,
+    Column,
+    Index,
+    Reference,
+    Table,
+)
 
 
 def _on(table: str, *columns: str) -> tuple[Index, ...]:
@@ -26,10 +34,19 @@ def _on(table: str, *columns: str) -> tuple[Index, ...]:
 
 _INDEXES: Final = {
     "devices": _on("devices", "serial_number"),
-    "users": _on("users", "device_id"),
-    "enrollments": _on("enrollments", "device_id", "type"),
+    "users": (*_on("users", "device_id"), SHORT_NAMES),
+    "enrollments": (
+        *_on("enrollments", "device_id"),
+        Index("nanomdm_enrollments_types", ("type", "id")),
+        *ENROLLMENT_LISTS,
+    ),
     "command_results": _on("command_results", "command_uuid", "status"),
-    "enrollment_queue": (QUEUE_NEXT, *_on("enrollment_queue", "command_uuid")),
+    # MySQL's index of the foreign key has the id, too.
+    "enrollment_queue": (
+        QUEUE_NEXT,
+        Index("nanomdm_queue_targets", ("command_uuid", "id")),
+        Index("nanomdm_queue_active", ("id", "command_uuid"), where="active"),
+    ),
     "cert_auth_associations": _on("cert_auth_associations", "sha256"),
 }
 _WORDS: Final = {
@@ -62,7 +79,7 @@ _COLUMNS: Final = """
 """
 #: An expression has no column's name; what C{INCLUDE} adds does not count.
 _INDEX_COLUMNS: Final = """
-    SELECT t.relname, i.relname, x.indisvalid, a.attname
+    SELECT t.relname, i.relname, x.indisvalid, x.indpred IS NOT NULL, a.attname
       FROM pg_catalog.pg_index AS x
       JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
       JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid
@@ -71,7 +88,7 @@ _INDEX_COLUMNS: Final = """
         ON a.attrelid = x.indrelid AND a.attnum = k.attnum AND k.attnum > 0
      WHERE pg_catalog.pg_table_is_visible(t.oid)
        AND t.relnamespace <> 'pg_catalog'::regnamespace
-       AND x.indpred IS NULL AND k.place <= x.indnkeyatts
+       AND k.place <= x.indnkeyatts
      ORDER BY t.relname, i.relname, k.place
 """
 #: 19: for each row (1), before (2) an update (16).
@@ -122,15 +139,19 @@ class PostgreSQL(ServerEngine):
             columns.setdefault(table, []).append(column)
         indexes: dict[str, dict[str, list[str]]] = {}
         broken = set()
-        for table, index, valid, column in rows(connection, _INDEX_COLUMNS):
-            if valid:
-                indexes.setdefault(table, {}).setdefault(index, []).append(column)
-            else:
+        partial = set()
+        for table, index, valid, some, column in rows(connection, _INDEX_COLUMNS):
+            if not valid:
                 broken.add(index)
+            elif some:
+                partial.add(index)
+            else:
+                indexes.setdefault(table, {}).setdefault(index, []).append(column)
         return Present(
             columns,
             indexes,
             frozenset(broken),
+            frozenset(partial),
             touched=frozenset(table for (table,) in rows(connection, _TOUCHED)),
             has_function=bool(rows(connection, _FUNCTION_THERE)),
             filled=lambda table: filled(connection, table),
@@ -181,7 +202,8 @@ class PostgreSQL(ServerEngine):
         busy = table.name in present.columns and present.filled(table.name)
         mode = "CONCURRENTLY " if busy else ""
         columns = ", ".join(index.columns)
-        create = f"CREATE INDEX {mode}{index.name} ON {table.name} ({columns})"
+        where = "" if index.where is None else f" WHERE {index.where}"
+        create = f"CREATE INDEX {mode}{index.name} ON {table.name} ({columns}){where}"
         if index.name in present.broken:
             return f"DROP INDEX {mode}{index.name}", create
         return (create,)

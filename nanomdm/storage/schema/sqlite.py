@@ -199,6 +199,20 @@ CREATE TABLE nanomdm_webhook_failed (
 );
 """
 
+_INSPECTION: Final = """
+CREATE INDEX nanomdm_results_newest ON command_results
+    (id, updated_at, command_uuid, status, not_now_at, not_now_tally);
+CREATE INDEX nanomdm_queue_targets ON enrollment_queue (command_uuid, id);
+DROP INDEX queue_command;
+CREATE INDEX nanomdm_enrollments_types ON enrollments (type, id);
+DROP INDEX enrollments_type;
+CREATE INDEX nanomdm_enrollments_enabled ON enrollments (enabled, id);
+CREATE INDEX nanomdm_enrollments_topic ON enrollments (topic, id);
+CREATE INDEX nanomdm_users_short_name ON users (user_short_name);
+CREATE INDEX nanomdm_queue_active ON enrollment_queue (id, command_uuid, active)
+    WHERE active = TRUE;
+"""
+
 _TOUCHED: Final = (
     *("devices", "users", "enrollments", "commands", "command_results"),
     *("enrollment_queue", "push_certs", "cert_auth_associations"),
@@ -222,6 +236,7 @@ END;
 MIGRATIONS: Final[tuple[str, ...]] = (
     _TABLES + "".join(map(_touch, _TOUCHED)),
     _PUSHES + _WEBHOOK,
+    _INSPECTION,
 )
 
 

@@ -52,10 +52,12 @@ class Index:
     An index.
 
     @ivar columns: each with C{DESC} where it is descending.
+    @ivar where: which rows it has, as SQL; L{None} for all.
     """
 
     name: str
     columns: tuple[str, ...]
+    where: str | None = None
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -349,6 +351,22 @@ QUEUE_NEXT: Final = Index(
     "nanomdm_queue_next",
     ("id", "active", "priority DESC", "created_at", "nanomdm_seq", "command_uuid"),
 )
+
+#: What the look for an enrollment's newest answers goes through, beside long ones.  Not on
+#: PostgreSQL, where long ones lie elsewhere: it might look here for one command's answer, too,
+#: among all that the enrollment has.
+RESULTS_NEWEST: Final = Index(
+    "nanomdm_results_newest",
+    ("id", "updated_at", "command_uuid", "status", "not_now_at", "not_now_tally"),
+)
+
+#: What lists of enrollments are filtered by.  The columns of the times that devices are
+#: seen are in none: those are written all the time.
+ENROLLMENT_LISTS: Final = (
+    Index("nanomdm_enrollments_enabled", ("enabled", "id")),
+    Index("nanomdm_enrollments_topic", ("topic", "id")),
+)
+SHORT_NAMES: Final = Index("nanomdm_users_short_name", ("user_short_name",))
 
 #: The queue for people; the server does not use it.
 VIEW: Final = """CREATE VIEW view_queue AS
