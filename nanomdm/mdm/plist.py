@@ -27,7 +27,7 @@ _INTEGER: Final = re.compile(r"[+-]?\d{1,20}")
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-#: Values that are built of one document, which bounds memory.
+#: Values that are built of one document unless it is said otherwise, which bounds memory.
 MAX_VALUES: Final = 100_000
 
 _BLANKS: Final = b" \t\r\n"
@@ -48,7 +48,7 @@ Value = Union[str, int, float, bool, bytes, "dict[str, Value]", "list[Value]", N
 Dictionary = dict[str, Value]
 
 
-def parse(body: bytes, keep: int = MAX_DEPTH) -> Dictionary:
+def parse(body: bytes, keep: int = MAX_DEPTH, most: int = MAX_VALUES) -> Dictionary:
     """
     Read an XML property list whose outermost value is a dictionary.
 
@@ -59,6 +59,7 @@ def parse(body: bytes, keep: int = MAX_DEPTH) -> Dictionary:
         demand it.
     @param keep: how many levels of dictionaries and arrays to build; what lies
         deeper becomes L{NESTED}.
+    @param most: how many values to build.
     @return: the outermost dictionary.  Dates stay strings.
     @raise MessageError: C{body} is anything else.
     """
@@ -66,7 +67,7 @@ def parse(body: bytes, keep: int = MAX_DEPTH) -> Dictionary:
         raise MessageError("binary property lists are not supported, send XML")
     if not body.startswith(b"<?xml"):
         raise MessageError("body is not an XML property list: it does not begin with <?xml")
-    reader = _Reader(keep)
+    reader = _Reader(keep, most)
     try:
         reader.parser.Parse(body, True)
     except expat.ExpatError as error:
@@ -85,9 +86,10 @@ class _Reader:
     Builds values from expat's events; one instance reads one document.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, most: int) -> None:
         self.root: Value | None = None
         self._keep = keep
+        self._most = most
         self._stack: list[Dictionary | list[Value]] = []
         self._keys: list[str | None] = []
         self._leaf: str | None = None
@@ -182,8 +184,8 @@ class _Reader:
 
     def _place(self, value: Value) -> None:
         self._values += 1
-        if self._values > MAX_VALUES:
-            raise MessageError(f"more than {MAX_VALUES} values")
+        if self._values > self._most:
+            raise MessageError(f"more than {self._most} values")
         if not self._stack:
             if self.root is not None:
                 raise MessageError("more than one outermost value")

@@ -22,6 +22,7 @@ class EnqueueEndpoint(EnrollmentsEndpoint):
     @param enqueuer: does it.
     """
 
+    route = "/v1/enqueue"
     methods = {b"PUT": Role.ENQUEUE, b"POST": Role.ENQUEUE}
     error_member = "command_error"
 

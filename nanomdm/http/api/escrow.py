@@ -41,6 +41,7 @@ class EscrowKeyUnlockEndpoint(GuardedEndpoint):
     @param unlocker: asks Apple.
     """
 
+    route = "/v1/escrowkeyunlock"
     methods = {b"POST": Role.ADMIN}
 
     def __init__(self, keys: APIKeys, unlocker: EscrowKeyUnlocker) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from nanomdm import __version__
-from nanomdm.errors import MessageError, NanoMDMError
+from nanomdm.errors import AlreadyAnswered, MessageError, NanoMDMError, Unknown
 from nanomdm.http.api.keys import APIKeys, Operator, Role
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
 
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
+
+#: Of errors that devices can not cause.
+_STATUSES: Final[Mapping[type[NanoMDMError], int]] = {Unknown: 404, AlreadyAnswered: 409}
 
 
 class GuardedEndpoint(Endpoint):
@@ -53,6 +56,9 @@ class GuardedEndpoint(Endpoint):
         Say in a JSON object what is wrong; of the server's own troubles only
         that there are some.
         """
+        for kind, code in _STATUSES.items():
+            if isinstance(error, kind):
+                return json_response(code, {self.error_member: str(error)})
         plain = refusal(error)
         reason = "internal error" if plain.code == 500 else str(error)
         return json_response(plain.code, {self.error_member: reason}, plain.headers)
@@ -79,6 +85,8 @@ class VersionEndpoint(Endpoint):
     """
     C{/version}: tells which version runs, to anybody.
     """
+
+    route = "/version"
 
     async def respond(self, request: Request) -> Response:
         return json_response(200, {"version": __version__})

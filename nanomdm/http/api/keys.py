@@ -25,6 +25,9 @@ ADMIN_USER: Final = "nanomdm"
 #: Bytes of a file of keys, at most.
 _LARGEST_FILE: Final = 1 << 20
 
+#: Bytes of a header with a key that are looked at; more would hold the reactor up.
+_LONGEST_HEADER: Final = 1 << 16
+
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -103,7 +106,7 @@ class APIKeys:
             in constant time.
         """
         headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
-        if len(headers) != 1:
+        if len(headers) != 1 or len(headers[0]) > _LONGEST_HEADER:
             return None
         scheme, _, encoded = headers[0].partition(b" ")
         if scheme.lower() != b"basic":
@@ -137,7 +140,7 @@ def read_api_keys(path: Path) -> tuple[APIKey, ...]:
     if len(content) > _LARGEST_FILE:
         raise ConfigError(f"{where}: more than {_LARGEST_FILE} bytes")
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: is not UTF-8") from None
     keys: dict[str, APIKey] = {}

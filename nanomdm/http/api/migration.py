@@ -23,6 +23,7 @@ class MigrationEndpoint(GuardedEndpoint):
     @param offloader: reads large bodies.
     """
 
+    route = "/migration"
     methods = {b"PUT": Role.ADMIN, b"POST": Role.ADMIN}
 
     def __init__(self, keys: APIKeys, storage: IMigrationStore, offloader: Offloader) -> None:

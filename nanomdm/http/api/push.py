@@ -36,6 +36,7 @@ class PushEndpoint(EnrollmentsEndpoint):
     @param pusher: does it.
     """
 
+    route = "/v1/push"
     methods = {b"GET": Role.ENQUEUE, b"PUT": Role.ENQUEUE}
     error_member = "push_error"
 
@@ -65,6 +66,7 @@ class PushCertEndpoint(GuardedEndpoint):
     @param now: the time, with its zone.
     """
 
+    route = "/v1/pushcert"
     methods = {b"GET": Role.READ, b"PUT": Role.ADMIN}
 
     _log: Final = Logger()

@@ -4,7 +4,6 @@ C{/v1/webhook}: events that were given up.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +12,7 @@ from twisted.logger import Logger
 
 from nanomdm.crypto.pushcert import utc_text
 from nanomdm.errors import MessageError
+from nanomdm.http.api.body import json_body
 from nanomdm.http.api.guard import GuardedEndpoint
 from nanomdm.http.api.keys import APIKeys, Role
 from nanomdm.http.api.query import LARGEST_PAGE, PAGE, number
@@ -39,6 +39,7 @@ class FailedEventsEndpoint(_WebhookEndpoint):
     answer has a C{next_cursor} for the next call.
     """
 
+    route = "/v1/webhook/failed"
     methods = {b"GET": Role.READ}
 
     async def respond_to_operator(self, request: Request) -> Response:
@@ -67,6 +68,7 @@ class RetryEndpoint(_WebhookEndpoint):
     @param wake: tells who delivers them, if it is this server.
     """
 
+    route = "/v1/webhook/retry"
     methods = {b"POST": Role.ADMIN}
 
     _log: Final = Logger()
@@ -91,12 +93,7 @@ def _numbers(body: bytes) -> list[int] | None:
     @return: the numbers of events; L{None} for all.
     @raise MessageError: the body says neither.
     """
-    if len(body) > _LARGEST_BODY:
-        raise MessageError(f"the body has more than {_LARGEST_BODY} bytes")
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError):
-        raise MessageError("the body is not JSON") from None
+    asked = json_body(body, _LARGEST_BODY)
     if asked == {"all": True} and asked["all"] is True:
         return None
     if isinstance(asked, dict) and list(asked) == ["numbers"] and _are_numbers(asked["numbers"]):

@@ -11,7 +11,7 @@ from twisted.internet.defer import fail
 from twisted.python.threadable import isInIOThread
 
 from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
-from nanomdm.http import enrollments
+from nanomdm.http.api import many
 from nanomdm.interfaces import PushResult
 from tests import samples
 from tests.http.case import ServerCase, device
@@ -226,8 +226,8 @@ class EnqueueTests(ServerCase):
             threads.add((original.__name__, isInIOThread()))
             return original(*args)
 
-        for function in (enrollments.parse_ids, enrollments._answer):
-            self.patch(enrollments, function.__name__, partial(noting, function))
+        for function in (many.parse_ids, many._answer):
+            self.patch(many, function.__name__, partial(noting, function))
         await self.enqueue("D1,D2")
         self.assertEqual(threads, {("parse_ids", True), ("_answer", True)})
         threads.clear()

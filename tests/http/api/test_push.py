@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs
 from twisted.python.threadable import isInIOThread
 
 from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
-from nanomdm.http import enrollments
+from nanomdm.http.api import many
 from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.api.push import PushCertEndpoint, PushEndpoint
 from nanomdm.http.endpoint import Endpoint, Folder
@@ -186,13 +186,13 @@ class PushTests(APICase):
         thread.
         """
         threads = []
-        answer = enrollments._answer
+        answer = many._answer
 
         def noting(*args: Any) -> Any:
             threads.append(isInIOThread())
             return answer(*args)
 
-        self.patch(enrollments, "_answer", noting)
+        self.patch(many, "_answer", noting)
         ids = [f"{number:05x}" for number in range(170_000)]
         answered = await self.api("GET", "/v1/push/" + ",".join(ids))
         self.assertEqual(answered.code, 200)
