@@ -20,15 +20,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.errors import ConfigError
+from nanomdm.http.health import Readiness
 from nanomdm.http.proxies import is_public
 from nanomdm.http.site import Site
 from nanomdm.interfaces import IStorage
 from nanomdm.log import printable
+from nanomdm.monitoring import Listener
 from nanomdm.outbound import OutboundClient
 from nanomdm.push.service import PushService
 
 #: Seconds that requests under way get to end after SIGTERM.
 DRAIN_DEADLINE: Final = 30.0
+
+#: Seconds that scrapes and probes under way get when everything else has ended.
+METRICS_DEADLINE: Final = 2.0
 
 #: Seconds of these that pushes get, so that requests that wait for them are answered.
 PUSH_DEADLINE: Final = 25.0
@@ -87,6 +92,10 @@ class Daemon(Service):
     @param cert_header: the header in which proxies say who the client is, if any.
     @param webhook: delivers events, if anybody gets them.  When it has stopped, which
         takes seconds, the storage knows how far it came.
+    @param reloader: reads files again, from before everything else starts until after
+        all of it has ended: the signal must not end the server.
+    @param readiness: told when the server stops.
+    @param metrics: another place to listen at, until everything else has ended.
     """
 
     _log = Logger(namespace="nanomdm")
@@ -103,6 +112,9 @@ class Daemon(Service):
         jobs: Sequence[Job],
         cert_header: str | None = None,
         webhook: Job | None = None,
+        reloader: Job | None = None,
+        readiness: Readiness | None = None,
+        metrics: Listener | None = None,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
@@ -114,7 +126,11 @@ class Daemon(Service):
         self._jobs = jobs
         self._cert_header = cert_header
         self._webhook = webhook
+        self._reloader = reloader
+        self._readiness = readiness
+        self._metrics = metrics
         self._port: IListeningPort | None = None
+        self._metrics_port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
         """
@@ -123,18 +139,28 @@ class Daemon(Service):
         @raise StartRefused: that is not possible.
         """
         super().privilegedStartService()
+        if self._metrics is not None:
+            endpoint, site = self._metrics.endpoint, self._metrics.site
+            listening = endpoint.listen(site).addCallback(self._metrics_listening)
+            self._insist(listening, f"--metrics-listen: {self._metrics.description}")
+        listening = self._endpoint.listen(self._site).addCallback(self._listening)
+        self._insist(listening, f"--listen: {self._description}")
+
+    def _insist(self, listening: Deferred[None], where: str) -> None:
         failures: list[Failure] = []
         # Server endpoints know at once whether they can listen, and an exit that
         # a Deferred caught would be lost.
-        self._endpoint.listen(self._site).addCallbacks(self._listening, failures.append)
+        listening.addErrback(failures.append)
         if failures:
-            self._refuse(failures[0])
+            self._refuse(failures[0], where)
 
     def startService(self) -> None:
         """
         Begin to use the storage, once the process is where it will stay.
         """
         super().startService()
+        if self._reloader is not None:
+            self._reloader.start()
         self._storage.start()
         for job in self._jobs:
             job.start()
@@ -153,6 +179,8 @@ class Daemon(Service):
 
     async def _stop(self) -> None:
         self._log.info("stopping", deadline=DRAIN_DEADLINE)
+        if self._readiness is not None:
+            self._readiness.drain()
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
         jobs = [job.stop() for job in self._jobs]
@@ -170,7 +198,15 @@ class Daemon(Service):
         # The storage ends what it was asked for, and gives up what takes too long:
         # the others may wait for it.
         await gatherResults([*pushed, self._http.close(), self._storage.stop(), *jobs])
+        if self._reloader is not None:
+            await self._reloader.stop()
+        await self._stop_metrics()
         self._log.info("stopped")
+
+    async def _stop_metrics(self) -> None:
+        if self._metrics is not None and self._metrics_port is not None:
+            await maybeDeferred(self._metrics_port.stopListening)
+            await self._metrics.site.drain(METRICS_DEADLINE)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
@@ -186,11 +222,18 @@ class Daemon(Service):
                 header=self._cert_header,
             )
 
-    def _refuse(self, failure: Failure) -> NoReturn:
+    def _metrics_listening(self, port: IListeningPort) -> None:
+        self._metrics_port = port
+        self._reactor.callWhenRunning(self._announce_metrics, port.getHost())
+
+    def _announce_metrics(self, host: IAddress) -> None:
+        self._log.info("metrics listening", address=_show(host))
+
+    def _refuse(self, failure: Failure, where: str) -> NoReturn:
         if not failure.check(CannotListenError, OSError):
             failure.raiseException()
         reason = getattr(failure.value, "socketError", failure.value)
-        error = StartRefused(f"--listen: {self._description}: {reason}")
+        error = StartRefused(f"{where}: {reason}")
         # In the background the log is the only place that shows all of it.
         self._log.error("not started", error=str(error))
         # twistd has put its log in the place where an exit says why.

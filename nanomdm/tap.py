@@ -6,44 +6,41 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
-from cryptography import x509
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
 from nanomdm import __version__
+from nanomdm.assembly import certificates, declarative, identities, token_handlers
 from nanomdm.config import Options, Settings, refuse
-from nanomdm.crypto.chain import ChainVerifier, load_certificates
-from nanomdm.crypto.cms import SignatureVerifier
 from nanomdm.crypto.pushcert import PushCertificate
 from nanomdm.daemon import Daemon, Job
 from nanomdm.errors import ConfigError
 from nanomdm.http.api.guard import VersionEndpoint
 from nanomdm.http.api.keys import APIKeys, read_api_keys
 from nanomdm.http.api.migration import MigrationEndpoint
-from nanomdm.http.api.tree import APIParts, api_tree
+from nanomdm.http.api.parts import APIParts
+from nanomdm.http.api.tree import api_tree
 from nanomdm.http.authproxy import AuthProxyEndpoint
 from nanomdm.http.device import DeviceEndpoint
 from nanomdm.http.dump import DumpedEndpoint
 from nanomdm.http.endpoint import Endpoint, Folder
-from nanomdm.http.identity import (
-    HeaderIdentity,
-    IdentitySource,
-    SignatureIdentity,
-    TLSIdentity,
-)
 from nanomdm.http.offload import Offloader
 from nanomdm.http.site import Site
 from nanomdm.http.tls import ServerTLS, TLSEndpoint, TLSFiles
-from nanomdm.interfaces import IPusher, IStorage, ITokenHandler
+from nanomdm.interfaces import IPusher, IStorage
 from nanomdm.listen import endpoint_description, speaks_tls
+from nanomdm.metrics.registry import Metrics
+from nanomdm.monitoring import Monitoring
 from nanomdm.outbound import OutboundClient, open_client
 from nanomdm.output import standard_output
 from nanomdm.push.address import ProxyURL, proxy_to_use
@@ -51,16 +48,16 @@ from nanomdm.push.endpoint import APNsConnector
 from nanomdm.push.expiry import ExpiryWatch
 from nanomdm.push.repush import Repusher
 from nanomdm.push.service import PushService
+from nanomdm.reload import Reloader, Source
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.backlog import BacklogWatch
 from nanomdm.service.core import MDMService
-from nanomdm.service.declarative import DeclarativeManagementClient
 from nanomdm.service.escrow import EscrowKeyUnlocker
 from nanomdm.service.events import EventSource
 from nanomdm.service.receiver import Receiver
-from nanomdm.service.tokens import HTTPTokenHandler, read_token
 from nanomdm.service.webhook import Webhook
 from nanomdm.storage.factory import open_storage
+from nanomdm.systemd import ServiceManager
 
 __all__ = ["Options", "makeService"]
 
@@ -134,9 +131,15 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     """
     proxy = proxy_to_use(settings.apns_proxy, os.environ, settings.apns_url)
     _log.info("starting", **_summary(settings, proxy))
-    tls = _tls(settings, reactor)
-    trust = _certificates(settings.apns_ca, "--apns-ca")
-    storage = open_storage(settings.storages, reactor)
+    manager = ServiceManager(
+        reactor, os.environ, f"Serves at {settings.listen}", _monotonic_microseconds
+    )
+    reloader = Reloader(reactor, reactor.getThreadPool(), manager.reloading, manager.ready)
+    tls = _tls(settings)
+    trust = certificates(settings.apns_ca, "--apns-ca")
+    metrics = Metrics(reactor)
+    metrics.certificates.add_authorities("apns-ca", trust)
+    storage = open_storage(settings.storages, reactor, metrics.storage)
     pusher = PushService(
         storage,
         APNsConnector(reactor, settings.apns_url, trust, proxy),
@@ -144,6 +147,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
         expiration=settings.push_expiration,
         connections=settings.apns_connections,
         schedule=settings.repush > 0,
+        metrics=metrics.pushes,
     )
     jobs: list[Job] = [ExpiryWatch(storage, reactor, _now)]
     if settings.repush:
@@ -151,40 +155,58 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     endpoint = serverFromString(reactor, endpoint_description(settings.listen))
     if tls is not None:
         endpoint = TLSEndpoint(endpoint, tls, reactor)
-        jobs.append(tls)
-    webhook = _webhook(settings, storage, reactor)
+        reloader.add(tls.source)
+        metrics.certificates.watch_server(tls.not_after)
+    webhook = _webhook(settings, storage, reactor, metrics)
     if webhook is not None:
         jobs.append(BacklogWatch(storage, reactor))
     http = open_client(reactor)
-    root = _root(settings, storage, pusher, http, webhook, reactor)
+    keys = _api_keys(settings, reloader)
+    root = _root(settings, keys, storage, pusher, http, webhook, metrics, reactor)
+    monitoring = Monitoring(metrics, storage, reactor, webhook is not None)
+    monitoring.add_probes(root)
+    if settings.metrics_listen is None and settings.has_api:
+        monitoring.add_guarded(root, keys)
+    site = Site(root, reactor, settings.max_body_size, metrics=metrics.http)
+    metrics.http.watch(site)
+    jobs.append(monitoring.numbers)
+    # Last, since it says that everything else has started.
+    jobs.append(manager)
     return Daemon(
         reactor,
         endpoint,
         settings.listen,
-        Site(root, reactor, settings.max_body_size),
+        site,
         storage,
         pusher,
         http,
         jobs,
         settings.cert_header,
         webhook,
+        reloader,
+        monitoring.readiness,
+        None if settings.metrics_listen is None else monitoring.listener(settings.metrics_listen),
     )
 
 
-def _tls(settings: Settings, reactor: Any) -> ServerTLS | None:
+def _tls(settings: Settings) -> ServerTLS | None:
     if settings.tls_cert is None:
         return None
     files = TLSFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    return ServerTLS(files, reactor, reactor.getThreadPool(), _now)
+    return ServerTLS(files, _now)
 
 
-def _webhook(settings: Settings, storage: IStorage, reactor: Any) -> Webhook | None:
+def _webhook(
+    settings: Settings, storage: IStorage, reactor: Any, metrics: Metrics
+) -> Webhook | None:
     if settings.webhook_url is None:
         return None
     key = settings.webhook_hmac_key
+    trust = certificates(settings.webhook_ca, "--webhook-ca")
+    metrics.certificates.add_authorities("webhook-ca", trust)
     receiver = Receiver(
         # Its own, since it trusts others and ends before the storage.
-        open_client(reactor, _certificates(settings.webhook_ca, "--webhook-ca")),
+        open_client(reactor, trust),
         settings.webhook_url,
         None if key is None else key.encode(),
         Offloader(reactor, reactor.getThreadPool()).run,
@@ -196,6 +218,7 @@ def _webhook(settings: Settings, storage: IStorage, reactor: Any) -> Webhook | N
         SystemRandom(),
         concurrency=settings.webhook_concurrency,
         max_age=settings.webhook_max_age,
+        metrics=metrics.webhook,
     )
 
 
@@ -225,22 +248,32 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _monotonic_microseconds() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
 def _root(
     settings: Settings,
+    keys: APIKeys,
     storage: IStorage,
     pusher: IPusher,
     http: OutboundClient,
     webhook: Webhook | None,
+    metrics: Metrics,
     reactor: Any,
 ) -> Resource:
     offloader = Offloader(reactor, reactor.getThreadPool())
     root = Folder()
     root.putChild(b"version", VersionEndpoint())
+    forget = None
     if not settings.disable_mdm:
         events = None if webhook is None else EventSource(webhook.wake, _now, settings.webhook_idle)
-        _add_device_endpoints(root, settings, storage, http, events, offloader, reactor)
+        association = _association(settings, storage, reactor)
+        forget = association.forget
+        _add_device_endpoints(
+            root, settings, storage, http, events, offloader, metrics, association
+        )
     if settings.has_api:
-        keys = _api_keys(settings)
         parts = APIParts(
             keys,
             storage,
@@ -250,6 +283,7 @@ def _root(
             None if webhook is None else webhook.wake,
             _now,
             settings.api_secrets,
+            forget,
         )
         root.putChild(b"v1", api_tree(parts))
         if settings.migration:
@@ -257,9 +291,22 @@ def _root(
     return root
 
 
-def _api_keys(settings: Settings) -> APIKeys:
-    listed = () if settings.api_key_file is None else read_api_keys(settings.api_key_file)
-    return APIKeys(settings.api, listed)
+def _api_keys(settings: Settings, reloader: Reloader) -> APIKeys:
+    keys = APIKeys(settings.api)
+    if settings.api_key_file is not None:
+        listed = Source("API keys", partial(read_api_keys, settings.api_key_file), keys.replace)
+        listed.take(listed.read())
+        reloader.add(listed)
+    return keys
+
+
+def _association(settings: Settings, storage: IStorage, reactor: Any) -> CertificateAssociation:
+    return CertificateAssociation(
+        storage,
+        reactor.seconds,
+        retro=settings.retro,
+        superseded_grace=settings.superseded_identity_grace,
+    )
 
 
 def _add_device_endpoints(
@@ -269,31 +316,27 @@ def _add_device_endpoints(
     http: OutboundClient,
     events: EventSource | None,
     offloader: Offloader,
-    reactor: Any,
+    metrics: Metrics,
+    association: CertificateAssociation,
 ) -> None:
-    association = CertificateAssociation(
-        storage,
-        reactor.seconds,
-        retro=settings.retro,
-        superseded_grace=settings.superseded_identity_grace,
-    )
     service = MDMService(
         storage,
         association,
         zero_length_challenge=settings.ua_zl_dc,
-        token_handlers=_token_handlers(settings, http),
-        declarative=_declarative(settings, http),
+        token_handlers=token_handlers(settings, http),
+        declarative=declarative(settings, http),
         events=events,
+        metrics=metrics.devices,
     )
-    identities = _identities(settings, offloader)
-    mdm = DeviceEndpoint(service, identities, offloader, checkins=not settings.checkin)
+    source = identities(settings, offloader, metrics.certificates)
+    mdm = DeviceEndpoint(service, source, offloader, checkins=not settings.checkin)
     root.putChild(b"mdm", _dumped(mdm, settings))
     if settings.checkin:
-        checkin = DeviceEndpoint(service, identities, offloader, reports=False)
+        checkin = DeviceEndpoint(service, source, offloader, reports=False)
         root.putChild(b"checkin", _dumped(checkin, settings))
     if settings.auth_proxy_url is not None:
         url, header = settings.auth_proxy_url, settings.cert_header
-        proxy = AuthProxyEndpoint(identities, association, http, url, header)
+        proxy = AuthProxyEndpoint(source, association, http, url, header)
         root.putChild(b"authproxy", proxy)
 
 
@@ -301,42 +344,8 @@ def _dumped(endpoint: DeviceEndpoint, settings: Settings) -> Endpoint:
     return DumpedEndpoint(endpoint, standard_output().show, _now) if settings.dump else endpoint
 
 
-def _token_handlers(settings: Settings, http: OutboundClient) -> list[ITokenHandler]:
-    handlers: list[ITokenHandler] = [read_token(file) for file in settings.token]
-    if settings.token_url is not None:
-        handlers.append(HTTPTokenHandler(http, settings.token_url))
-    return handlers
-
-
-def _declarative(settings: Settings, http: OutboundClient) -> DeclarativeManagementClient | None:
-    if settings.dm is None:
-        return None
-    send, receive = (
-        None if key is None else key.encode()
-        for key in (settings.dm_send_hmac_key, settings.dm_recv_hmac_key)
-    )
-    return DeclarativeManagementClient(http, settings.dm, send, receive)
-
-
-def _identities(settings: Settings, offloader: Offloader) -> IdentitySource:
-    chains = ChainVerifier(
-        _certificates(settings.ca, "--ca"),
-        _certificates(settings.intermediate, "--intermediate"),
-        expired_grace_days=settings.expired_identity_grace,
-    )
-    if settings.cert_header is not None:
-        return HeaderIdentity(settings.cert_header, chains, settings.trusted_proxies)
-    if settings.tls_client_ca is not None:
-        return TLSIdentity(chains)
-    return SignatureIdentity(SignatureVerifier(), chains, offloader)
-
-
-def _certificates(path: Path | None, option: str) -> list[x509.Certificate]:
-    return [] if path is None else load_certificates(path, option)
-
-
 def _unlocker(settings: Settings, storage: IStorage, reactor: Any) -> EscrowKeyUnlocker:
-    ca = _certificates(settings.escrow_key_unlock_ca, "--escrow-key-unlock-ca")
+    ca = certificates(settings.escrow_key_unlock_ca, "--escrow-key-unlock-ca")
 
     def open_as(certificate: PushCertificate) -> OutboundClient:
         return open_client(reactor, ca, certificate=certificate)

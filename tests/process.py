@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -27,6 +28,7 @@ class DaemonProcess(ProcessProtocol):
     """
     C{twistd -n nanomdm} with some options.
 
+    @cvar prefix: a command that ends by running the one behind it in its place.
     @ivar output: what it printed on standard output, its log.
     @ivar errors: what it printed on standard error.
     @ivar listening: fires with the port once it serves.
@@ -34,6 +36,7 @@ class DaemonProcess(ProcessProtocol):
     """
 
     transport: IProcessTransport
+    prefix: Sequence[str] = ()
 
     def __init__(self, *options: str, **environment: str) -> None:
         self.output = b""
@@ -41,11 +44,12 @@ class DaemonProcess(ProcessProtocol):
         self.listening: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
         self._awaited: tuple[bytes, Deferred[None]] | None = None
-        arguments = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "nanomdm", *options]
+        twistd = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "nanomdm", *options]
+        arguments = [*self.prefix, *twistd]
         inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         reactor.spawnProcess(
             self,
-            sys.executable,
+            arguments[0],
             arguments,
             env={**inherited, "PYTHONPATH": str(_ROOT), **_NOWHERE, **environment},
         )

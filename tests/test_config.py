@@ -797,7 +797,14 @@ class UnknownVariableTests(SynchronousTestCase):
         self.assertEqual(unknown_variables(environ), ["NANOMDM_LISTN"])
 
     def test_injectedByOrchestrators(self) -> None:
-        names = ("NANOMDM_SERVICE_HOST", "NANOMDM_PORT", "NANOMDM_PORT_9000_TCP", "NANOMDM_NAME")
+        names = (
+            "NANOMDM_SERVER",
+            "NANOMDM_KEY",
+            "NANOMDM_SERVICE_HOST",
+            "NANOMDM_PORT",
+            "NANOMDM_PORT_9000_TCP",
+            "NANOMDM_NAME",
+        )
         self.assertEqual(unknown_variables(dict.fromkeys(names, "x")), [])
 
 
@@ -896,7 +903,7 @@ class ExampleTests(ConfigTestCase):
         self.assertEqual(self.with_ca("--config", str(EXAMPLE)), self.with_ca())
 
     def test_uncommented_it_is_accepted(self) -> None:
-        text = re.sub(r"/etc/nanomdm/[\w/-]+\.(pem|jwt)", self.ca, self.uncommented())
+        text = re.sub(r"/etc/nanomdm/[\w/-]*(\.pem|\.jwt|api-keys)\b", self.ca, self.uncommented())
         # The one option that another one, cert-header, excludes.
         text = re.sub(r"^tls-client-ca .*\n", "", text, flags=re.MULTILINE)
         settings = self.parse("--config", self.write("all.conf", text))

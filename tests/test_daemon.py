@@ -26,6 +26,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from nanomdm.daemon import DRAIN_DEADLINE, Daemon
 from nanomdm.sim.signing import sign_like_device
+from nanomdm.storage.schema.sqlite import MIGRATIONS
 from tests import samples
 from tests.http.case import CHECKIN, KEY, RESULT, ca, device
 from tests.http.test_site import Collecting
@@ -201,7 +202,7 @@ class StartTests(DaemonCase):
         connection.close()
         await self.assertDoesNotStart(
             f"--storage-dsn: {self.database}: the database has schema version 99,"
-            " made by a newer nanomdm; this one knows up to 2"
+            f" made by a newer nanomdm; this one knows up to {len(MIGRATIONS)}"
         )
 
     async def test_intermediateWithoutCertificate(self) -> None:

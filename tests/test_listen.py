@@ -7,6 +7,8 @@ from __future__ import annotations
 import socket
 
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.plugins.twisted_core import systemdEndpointParser
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm import listen
@@ -71,10 +73,6 @@ class EndpointDescriptionTests(SynchronousTestCase):
             (":٩", "٩"),
             ("127.0.0.1:99999", "99999"),
             ("[::1]:1000000", "1000000"),
-            ("tcp:65536", "65536"),
-            ("tcp:port=70000", "70000"),
-            ("tcp6:-1", "-1"),
-            ("haproxy:tcp:99999", "99999"),
         ):
             error = self.assertRaises(ConfigError, endpoint_description, address)
             self.assertEqual(str(error), f"{port!r} is not a port from 0 to 65535")
@@ -90,22 +88,120 @@ class EndpointDescriptionTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, endpoint_description, address)
             self.assertEqual(str(error), problem)
 
-    def test_bad_endpoints(self) -> None:
-        for description in (
-            "9000",
-            "::1:9000",
-            "carrier:9000",
-            "tcp",
-            "tcp:http",
-            "tcp:9000:colour=blue",
-            "tcp:9000:interface=x\\",
-            "ssl:443:privateKey=/nowhere.pem",
-            "systemd:domain=INET:name=not-inherited",
-            "systemd:domain=INET",
+    def test_neither(self) -> None:
+        for text in ("9000", "::1:9000", "carrier:9000", "localhost", "haproxy:", "haproxy:x:1"):
+            error = self.assertRaises(ConfigError, endpoint_description, text)
+            self.assertEqual(
+                str(error),
+                f"{text!r} is neither an address with a port nor an endpoint: such are :9000, "
+                "[::1]:9000, and what begins with "
+                "tcp:, tcp6:, unix:, systemd:, ssl:, tls:, haproxy:",
+            )
+
+    def assertBad(self, description: str, problem: str) -> None:
+        error = self.assertRaises(ConfigError, endpoint_description, description)
+        self.assertEqual(str(error), f"{description!r}: {problem}")
+
+    def test_ports_of_endpoints(self) -> None:
+        for description, port in (
+            ("tcp:65536", "65536"),
+            ("tcp:port=70000", "70000"),
+            ("tcp6:-1", "-1"),
+            ("haproxy:tcp:99999", "99999"),
+            ("tcp:http", "http"),
+            ("tcp:", ""),
+            ("ssl:x", "x"),
         ):
-            error = self.assertRaises(ConfigError, endpoint_description, description)
-            expected = f"{description!r} is neither an address with a port nor an endpoint: "
-            self.assertEqual(str(error)[: len(expected)], expected)
+            self.assertBad(description, f"{port!r} is not a port from 0 to 65535")
+
+    def test_bad_endpoints(self) -> None:
+        for description, problem in (
+            ("tcp", "port is missing"),
+            ("haproxy:tcp", "port is missing"),
+            ("unix", "address is missing"),
+            ("unix:", "address is empty; a colon in a value is written \\:"),
+            ("tcp6:interface=::1:9000", "interface is empty; a colon in a value is written \\:"),
+            ("tcp:9000:colour=blue", "tcp has no 'colour', only port, interface, backlog"),
+            ("tcp:9000:=x", "tcp has no '', only port, interface, backlog"),
+            ("tcp:9000:interface=x\\", "ends in a backslash"),
+            ("tcp:port=1:port=2", "port is there twice"),
+            ("tcp:1:port=2", "port is there twice"),
+            ("tcp:1:a:2:c", "has too many parts; a colon in a value is written \\:"),
+            ("tcp:1:backlog=x", "backlog: 'x' is not a number"),
+            ("unix:/x:mode=rw", "mode: 'rw' is not an octal number such as 660"),
+            ("unix:/x:lockfile=no", "lockfile: 'no' is neither 0 nor 1"),
+            ("ssl:443:privateKey=/nowhere.pem", "/nowhere.pem: No such file or directory"),
+            (
+                f"ssl:443:privateKey={__file__}",
+                "the private key or a certificate is unreadable or does not fit",
+            ),
+        ):
+            self.assertBad(description, problem)
+
+    def test_values_with_colons(self) -> None:
+        for description in (
+            "tcp6:80:interface=\\:\\:1",
+            "unix:/run/a\\:b\\=c",
+            "unix:address=/a=b",
+        ):
+            self.assertEqual(endpoint_description(description), description)
+
+
+class SystemdTests(SynchronousTestCase):
+    """
+    Sockets that systemd passes.
+    """
+
+    def assertBad(self, description: str, problem: str) -> None:
+        error = self.assertRaises(ConfigError, endpoint_description, description)
+        self.assertEqual(str(error), f"{description!r}: {problem}")
+
+    def test_badParameters(self) -> None:
+        for description, problem in (
+            ("systemd:index=0", "domain is missing"),
+            ("systemd:domain=INET", "systemd takes either name or index"),
+            ("systemd:domain=INET:index=0:name=x", "systemd takes either name or index"),
+            ("systemd:domain=INET:index=x", "index: 'x' is not a number"),
+            ("systemd:domain=inet:index=0", "domain: 'inet' is not INET, INET6 or UNIX"),
+        ):
+            self.assertBad(description, problem)
+
+    def test_absent(self) -> None:
+        for description in ("systemd:domain=INET:name=absent", "systemd:domain=INET:index=0"):
+            self.assertBad(description, "systemd passed no such socket")
+
+    def pass_socket(self, passed: socket.socket) -> None:
+        """
+        Let a socket be the one that systemd passes, called C{nanomdm}.
+        """
+        self.addCleanup(passed.close)
+        descriptors = ListenFDs([passed.fileno()], ["nanomdm"])
+        self.patch(systemdEndpointParser, "_sddaemon", descriptors)
+
+    def test_passed(self) -> None:
+        self.pass_socket(socket.create_server(("127.0.0.1", 0)))
+        for description in (
+            "systemd:domain=INET:name=nanomdm",
+            "systemd:INET:0",
+            "haproxy:systemd:domain=INET:name=nanomdm",
+        ):
+            self.assertEqual(endpoint_description(description), description)
+        self.assertBad("systemd:domain=INET:name=other", "systemd passed no such socket")
+
+    def test_domain(self) -> None:
+        """
+        Otherwise the addresses of clients would be wrong.
+        """
+        self.pass_socket(socket.create_server(("::", 0), family=socket.AF_INET6))
+        for description in ("systemd:domain=INET:name=nanomdm", "haproxy:systemd:INET:0"):
+            self.assertBad(description, "the socket that systemd passed is of domain=INET6")
+
+    def test_doesNotListen(self) -> None:
+        self.pass_socket(socket.socket())
+        self.assertBad(
+            "systemd:domain=INET:name=nanomdm",
+            "the socket that systemd passed does not listen: Accept=no is needed",
+        )
 
 
 class TLSTests(SynchronousTestCase):

@@ -24,7 +24,11 @@ from nanomdm.tap import makeService
 ROOT = Path(__file__).parent.parent
 
 #: Where a project's name is not the name that is imported.
-PROJECTS = {"zope": "zope.interface", "OpenSSL": "pyopenssl"}
+PROJECTS = {
+    "zope": "zope.interface",
+    "OpenSSL": "pyopenssl",
+    "prometheus_client": "prometheus-client",
+}
 
 
 class CommandTestCase(SynchronousTestCase):
@@ -179,6 +183,13 @@ class MetadataTests(SynchronousTestCase):
         self.assertIn("twisted.plugins", patterns)
         self.assertFalse(any(fnmatch("tests", pattern) for pattern in patterns))
 
+    def test_every_other_file_is_shipped(self) -> None:
+        data = self.setup["options.package_data"]
+        for file in (ROOT / "nanomdm").rglob("*"):
+            if file.is_file() and file.suffix not in (".py", ".pyc"):
+                package = ".".join(file.parent.relative_to(ROOT).parts)
+                self.assertIn(file.name, data.get(package, "").split(), package)
+
     def test_declares_what_it_imports(self) -> None:
         """
         A package that only comes along with another one may go with it.
@@ -197,7 +208,7 @@ class MetadataTests(SynchronousTestCase):
 
     def test_minimum_versions(self) -> None:
         for line in self.setup["options"]["install_requires"].split():
-            self.assertRegex(line, r"^[a-z0-9_.]+(\[tls\])?>=[0-9.]+$")
+            self.assertRegex(line, r"^[a-z0-9_.-]+(\[tls\])?>=[0-9.]+$")
 
 
 def imports(file: Path) -> set[str]:

@@ -76,6 +76,7 @@ class AuthProxyEndpoint(Endpoint):
     """
 
     isLeaf = True
+    route = "/authproxy"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from nanomdm.http.limits import (
     Share,
 )
 from nanomdm.http.request import Request, shown_host
+from nanomdm.metrics.http import NO_ENDPOINT
 from nanomdm.tls import openssl_words
 
 if TYPE_CHECKING:
@@ -349,6 +350,7 @@ class Channel(http.HTTPChannel):
         if request.path is None and hasattr(self, "_command"):
             request.identify(self._command, self._path)
         request.notes["error"] = reason
+        self.site.metrics.count(NO_ENDPOINT, request.method, code)
         request.log(code)
 
     def _forget_request(self) -> None:

@@ -51,6 +51,7 @@ class DeviceEndpoint(Endpoint):
         self._offloader = offloader
         self._checkins = checkins
         self._reports = reports
+        self.route = "/mdm" if reports else "/checkin"
 
     async def respond(self, request: Request) -> Response:
         """

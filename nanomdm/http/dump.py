@@ -34,6 +34,7 @@ class DumpedEndpoint(Endpoint):
         self._endpoint = endpoint
         self._show = show
         self._now = now
+        self.route = endpoint.route
 
     def refusal(self, error: NanoMDMError) -> Response:
         """

@@ -26,6 +26,7 @@ from nanomdm.errors import (
 )
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, Stream, text
+from nanomdm.metrics.http import NO_ENDPOINT
 
 _log: Final = Logger(namespace="nanomdm.http")
 
@@ -42,9 +43,14 @@ class Endpoint(Resource):
 
     @ivar streams_bodies: it begins before a request's body is there, which then is
         C{upload} of the request.
+    @ivar route: its path for the metrics, with names in braces for what varies, such
+        as C{/v1/enrollments/{id}}.
+    @ivar quiet: asked so often that the log tells of its successes only when debugging.
     """
 
     streams_bodies = False
+    route = NO_ENDPOINT
+    quiet = False
 
     async def respond(self, request: Request) -> Response | Stream:
         """
@@ -84,7 +90,9 @@ class Endpoint(Resource):
             request.end()
         if isinstance(answer, Response):
             _write(request, answer)
-        request.log(answer.code, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        request.site.metrics.answered(self.route, request.method, answer.code, seconds)
+        request.log(answer.code, seconds, self.quiet)
 
     async def _answer(self, request: Request) -> Response | Stream:
         try:

@@ -240,13 +240,14 @@ class Request(server.Request):
         self.gone = True
         super().connectionLost(reason)
 
-    def log(self, code: int, seconds: float | None = None) -> None:
+    def log(self, code: int, seconds: float | None = None, quiet: bool = False) -> None:
         """
         Write the request's line into the log.  The query is left out: it may
         hold secrets.
 
         @param code: the status that was answered.
         @param seconds: how long the answer took.
+        @param quiet: a success is for debugging only.
         """
         fields: dict[str, Any] = {"trace_id": self.trace_id}
         if self.path is not None:
@@ -259,5 +260,10 @@ class Request(server.Request):
         if self.gone:
             fields["gone"] = True
         fields.update(self.notes)
-        level = LogLevel.info if code < 400 else LogLevel.warn if code < 500 else LogLevel.error
-        _log.emit(level, "request", **fields)
+        _log.emit(_level(code, quiet), "request", **fields)
+
+
+def _level(code: int, quiet: bool) -> Any:
+    if code < 400:
+        return LogLevel.debug if quiet else LogLevel.info
+    return LogLevel.warn if code < 500 else LogLevel.error

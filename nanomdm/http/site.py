@@ -15,6 +15,7 @@ from twisted.web.resource import IResource
 from nanomdm.http.channel import Channel
 from nanomdm.http.limits import BUDGET, MAX_CONNECTIONS, MAX_REFUSED, Budget
 from nanomdm.http.request import Request
+from nanomdm.metrics.http import HTTPMetrics
 
 #: Seconds between two looks at all connections' deadlines.
 _SWEEP_INTERVAL: Final = 5.0
@@ -39,6 +40,8 @@ class Site(server.Site):
     @param reactor: the clock.
     @param max_body_size: bytes that a request's body may have.
     @param max_connections: connections that are served at once.
+    @param budget: bytes that all requests may have in memory, at least.
+    @ivar metrics: what it counts.
     @ivar budget: the memory that all requests share.
     @ivar now: the clock's time in seconds.
     """
@@ -53,11 +56,14 @@ class Site(server.Site):
         reactor: IReactorTime,
         max_body_size: int,
         max_connections: int = MAX_CONNECTIONS,
+        budget: int = BUDGET,
+        metrics: HTTPMetrics | None = None,
     ) -> None:
         # Channels have deadlines instead of a timeout each.
         super().__init__(root, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.max_body_size = max_body_size
-        self.budget = Budget(max(BUDGET, 2 * max_body_size))
+        self.budget = Budget(max(budget, 2 * max_body_size))
+        self.metrics = metrics or HTTPMetrics()
         self.now = reactor.seconds
         self._max_connections = max_connections
         self._clock = reactor
@@ -65,6 +71,20 @@ class Site(server.Site):
         self._sweeper: IDelayedCall | None = None
         self._running = 0
         self._drain: _Drain | None = None
+
+    @property
+    def connections(self) -> int:
+        """
+        How many connections there are.
+        """
+        return len(self._channels)
+
+    @property
+    def running(self) -> int:
+        """
+        How many requests are being worked on.
+        """
+        return self._running
 
     @property
     def draining(self) -> bool:

@@ -12,9 +12,9 @@ L{TLSIdentity<nanomdm.http.identity.TLSIdentity>} answers for those that are no 
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,30 +22,27 @@ from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
-    IReactorFromThreads,
     IReactorTime,
     IStreamServerEndpoint,
     ITCPTransport,
 )
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import (
     BufferingTLSTransport,
     TLSMemoryBIOFactory,
     TLSMemoryBIOProtocol,
 )
-from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from nanomdm.crypto.certificates import UNUSABLE
 from nanomdm.crypto.chain import load_certificates
 from nanomdm.errors import ConfigError
+from nanomdm.reload import Source
 from nanomdm.tls import openssl_words
 
 _log: Final = Logger(namespace="nanomdm.http")
@@ -183,27 +180,15 @@ class ServerTLS:
     Makes connections from the files as they were read last.
 
     @param files: they are read at once.
-    @param reactor: gets results back from threads.
-    @param pool: where files are read again.
     @param now: the time, with a time zone.
+    @ivar source: the files, to be read again: new connections use what they hold then.
     @raise ConfigError: a file can not be read or used.
     """
 
-    def __init__(
-        self,
-        files: TLSFiles,
-        reactor: IReactorFromThreads,
-        pool: ThreadPool,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._files = files
-        self._reactor = reactor
-        self._pool = pool
+    def __init__(self, files: TLSFiles, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._lock = DeferredLock()
-        self._reload_waits = False
-        self._previous: Any = None
-        self._take(load_tls(files))
+        self.source = Source("TLS files", partial(load_tls, files), self._take)
+        self._take(self.source.read())
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
@@ -211,43 +196,11 @@ class ServerTLS:
         """
         return SSL.Connection(self._current.context)
 
-    def start(self) -> None:
+    def not_after(self) -> datetime:
         """
-        Read the files again at each SIGHUP from now on.
+        @return: when the certificate ends, in UTC.
         """
-        self._previous = signal.signal(signal.SIGHUP, self._hung_up)
-
-    def stop(self) -> Deferred[None]:
-        """
-        Leave SIGHUP to who had it before.
-
-        @return: fires when nothing is read any more.
-        """
-        # None stands for a handler that Python did not install and can not.
-        signal.signal(signal.SIGHUP, self._previous or signal.SIG_DFL)
-        return self._lock.run(lambda: None)
-
-    def _hung_up(self, *of_the_signal: object) -> None:
-        self._reactor.callFromThread(self.reload)
-
-    def reload(self) -> None:
-        """
-        Read the files again.  New connections use them; if one can not be used,
-        that is logged, and what was read before stays.
-        """
-        if not self._reload_waits:
-            self._reload_waits = True
-            Deferred.fromCoroutine(self._reload()).addErrback(_unexpected)
-
-    async def _reload(self) -> None:
-        async with self._lock:
-            self._reload_waits = False
-            try:
-                loaded = await deferToThreadPool(self._reactor, self._pool, load_tls, self._files)
-            except ConfigError as error:
-                _log.error("TLS files not read again, the old ones stay", error=str(error))
-            else:
-                self._take(loaded)
+        return self._current.not_after
 
     def _take(self, loaded: TLSContext) -> None:
         self._current = loaded
@@ -314,7 +267,3 @@ class TLSEndpoint:
         Serve a factory's protocols.
         """
         return self.endpoint.listen(TLSFactory(self.tls, False, factory, self.clock))
-
-
-def _unexpected(failure: Failure) -> None:
-    _log.failure("TLS files not read again, the old ones stay", failure)

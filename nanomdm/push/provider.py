@@ -150,6 +150,15 @@ class Provider:
         """
         return None if self._links or not self._backoff.failures else self._unreachable().error
 
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """
+        How many connections there are, how many streams are open on them, and how
+        many may be.
+        """
+        opened = sum([connection.open_streams for connection in self._links])
+        return len(self._links), opened, sum([connection.limit for connection in self._links])
+
     def stop(self) -> Deferred[None]:
         """
         Give up who waits, and close the connections.

@@ -23,8 +23,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nanomdm.errors import NanoMDMError, Overloaded, StorageError
+from nanomdm.errors import (
+    MessageError,
+    NanoMDMError,
+    NotConfigured,
+    Overloaded,
+    StorageError,
+)
 from nanomdm.interfaces import IPusher, IPushStore, PushResult, PushTarget
+from nanomdm.metrics.pushes import FAILED, NO_CERTIFICATE, UNTRIED, PushMetrics
 from nanomdm.push.aftermath import Aftermath, is_about_token
 from nanomdm.push.call import Call
 from nanomdm.push.delivery import Delivery
@@ -59,12 +66,13 @@ class _Push:
     A push under way, and the calls that wait for it.
     """
 
-    __slots__ = ("calls", "delivery", "provider", "target")
+    __slots__ = ("began", "calls", "delivery", "provider", "target")
 
     def __init__(self, target: PushTarget, provider: Provider, call: Call) -> None:
         self.target = target
         self.provider = provider
         self.calls = [call]
+        self.began = provider.clock.seconds()
         self.delivery: Delivery
 
 
@@ -80,6 +88,7 @@ class PushService:
         pushes.
     @param now: the time of day, with a time zone.
     @param random: for jitter.
+    @param metrics: counts pushes.
     """
 
     _log = Logger()
@@ -95,6 +104,7 @@ class PushService:
         schedule: bool,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Random | None = None,
+        metrics: PushMetrics | None = None,
     ) -> None:
         jitter = random or Random()
 
@@ -117,6 +127,8 @@ class PushService:
         self._under_way: dict[_Key, _Push] = {}
         self._calls: set[Call] = set()
         self._stopping = False
+        self._metrics = metrics or PushMetrics()
+        self._metrics.watch(lambda: self._topics.providers, lambda: len(self._under_way))
 
     def push(
         self, ids: Sequence[str], force: bool = False, again: bool = False
@@ -220,6 +232,7 @@ class PushService:
             target = targets.get(id)
             problem = _problem(target, call.force)
             if target is None or problem is not None:
+                self._metrics.not_begun(UNTRIED)
                 call.answer(id, problem or _UNKNOWN)
             else:
                 topics.setdefault((target.topic, target.stale_token), []).append(target)
@@ -252,6 +265,8 @@ class PushService:
             # What a database says is for the log alone.
             self._log.error("push targets not looked up", ids=len(ids), error=text)
             text = "internal error"
+        unconfigured = isinstance(error, NotConfigured | MessageError)
+        self._metrics.not_begun(NO_CERTIFICATE if unconfigured else FAILED, len(ids))
         for id in ids:
             call.answer(id, PushResult(error=text))
 
@@ -318,6 +333,8 @@ class PushService:
         push.provider.room.leave()
         result = push.delivery.result
         assert result is not None
+        seconds = self._clock.seconds() - push.began
+        self._metrics.ended(result.status, result.reason, result.error is not None, seconds)
         for call in push.calls:
             call.answer(push.target.id, result)
 

@@ -4,7 +4,7 @@ The topics that are pushed for: their certificates, and who pushes with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from attrs import frozen
@@ -81,6 +81,13 @@ class Topics:
         if version.unusable is not None:
             raise MessageError(version.unusable)
         return self._providers[topic]
+
+    @property
+    def providers(self) -> Collection[Provider]:
+        """
+        Those of all topics that were pushed for.
+        """
+        return self._providers.values()
 
     def stop(self) -> Deferred[None]:
         """

@@ -16,6 +16,7 @@ from nanomdm.mdm import checkin
 from nanomdm.mdm.checkin import CheckinMessage
 from nanomdm.mdm.command import IDLE, CommandReport, installs_mdm_profile
 from nanomdm.mdm.event import Event
+from nanomdm.metrics.devices import DeviceMetrics
 from nanomdm.service.association import CertificateAssociation
 from nanomdm.service.declarative import DeclarativeManagementClient
 from nanomdm.service.events import EventSource, RequestContext
@@ -37,6 +38,7 @@ class MDMService:
     @param declarative: who answers C{DeclarativeManagement}, if anybody.
     @param events: makes the events that tell of the messages, if anybody is to be told.
         They are stored together with what they tell.
+    @param metrics: counts messages.
     """
 
     _log = Logger()
@@ -49,6 +51,7 @@ class MDMService:
         token_handlers: Sequence[ITokenHandler] = (),
         declarative: DeclarativeManagementClient | None = None,
         events: EventSource | None = None,
+        metrics: DeviceMetrics | None = None,
     ) -> None:
         self._storage = storage
         self._association = association
@@ -56,6 +59,7 @@ class MDMService:
         self._token_handlers = {handler.service_type: handler for handler in token_handlers}
         self._declarative = declarative
         self._events = events
+        self._metrics = metrics or DeviceMetrics()
         self._handlers: Mapping[
             type[CheckinMessage], Callable[[Any, Event | None], Awaitable[bytes]]
         ] = {
@@ -91,6 +95,7 @@ class MDMService:
             answer = await self._handlers[type(message)](message, event)
         if events is not None:
             events.written()
+        self._metrics.checked_in(message.message_type)
         return answer
 
     async def report(
@@ -115,6 +120,7 @@ class MDMService:
             command = await self._store(report, event)
         if events is not None and event is not None:
             events.written()
+        self._metrics.reported(report.status)
         return command or b""
 
     async def _store(self, report: CommandReport, event: Event | None) -> bytes | None:

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from nanomdm.errors import LeaseLost, NanoMDMError, OutboundError
 from nanomdm.interfaces import IEventStore, QueuedEvent
+from nanomdm.metrics.webhook import WebhookMetrics
 from nanomdm.network import bounded
 from nanomdm.servername import server_name
 from nanomdm.service.outage import Outage
@@ -65,6 +66,7 @@ class Webhook:
     @param random: for pauses, and for a name that no other server has.
     @param concurrency: how many are delivered at once, each of another enrollment.
     @param max_age: seconds after which an event that can not be delivered is given up.
+    @param metrics: counts deliveries.
     """
 
     _log = Logger()
@@ -77,6 +79,7 @@ class Webhook:
         random: Random,
         concurrency: int = 16,
         max_age: float = 259_200,
+        metrics: WebhookMetrics | None = None,
     ) -> None:
         self._store = store
         self._receiver = receiver
@@ -84,6 +87,7 @@ class Webhook:
         self._random = random
         self._concurrency = concurrency
         self._max_age = max_age
+        self._metrics = metrics or WebhookMetrics()
         self._server = ""
         self._outage = Outage()
         self._in_hand: set[Deferred[None]] = set()
@@ -250,12 +254,15 @@ class Webhook:
         """
         @return: why the receiver did not take the event, if it did not.
         """
+        began = self._clock.seconds()
         try:
             await self._receiver.post(event.body)
         except OutboundError as error:
             if not self._stopping:
+                self._metrics.attempted(False, self._clock.seconds() - began)
                 self._count_failure(event, str(error))
             return str(error)
+        self._metrics.attempted(True, self._clock.seconds() - began)
         if self._outage.over():
             self._log.info(
                 "webhook receiver takes events again",
@@ -281,6 +288,7 @@ class Webhook:
         if left <= 0:
             following = await self._store.event_failed(self._server, event, reason)
             self._giving_up = self._outage.on
+            self._metrics.given_up()
             self._log.error("webhook event given up", error=reason, **_described(event))
             return following
         delay = min(self._delay(event.attempts), max(left, _FIRST_DELAY))

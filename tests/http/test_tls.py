@@ -4,15 +4,10 @@ Tests for native TLS: files, versions, client certificates, reading the files ag
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import ssl
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.serialization import (
@@ -352,7 +347,7 @@ class ClientCertificateTests(TLSCase):
         first = await self.connect(context)
         self.assertEqual(await first.ask("/who"), who(device()))
         read = self.logged("TLS certificate read")
-        self.tls.reload()
+        self.reload()
         await read
         again = await self.connect(context, first.tls.session)
         self.assertFalse(again.tls.session_reused)
@@ -364,20 +359,16 @@ class ReloadTests(TLSCase):
     Reading the files again.
     """
 
-    async def test_hangUp(self) -> None:
+    async def test_newConnections(self) -> None:
         """
         New connections get the new certificate, and old ones stay.
         """
-        signals: list[int] = []
-        before = signal.signal(signal.SIGHUP, lambda number, frame: signals.append(number))
-        self.addCleanup(signal.signal, signal.SIGHUP, before)
         await self.serve()
-        self.tls.start()
         old = await self.connect()
         self.assertEqual(await old.ask("/hello"), HELLO)
         self.write(server(2))
         read = self.logged("TLS certificate read")
-        os.kill(os.getpid(), signal.SIGHUP)
+        self.reload()
         event = await read
         self.assertEqual(event["log_level"], LogLevel.info)
         end = server(2).certificate.not_valid_after_utc
@@ -386,10 +377,6 @@ class ReloadTests(TLSCase):
         self.assertEqual(new.server_certificate, server(2).der)
         self.assertEqual(await old.ask("/hello"), HELLO)
         self.assertEqual(old.server_certificate, server(1).der)
-        await self.tls.stop()
-        self.assertEqual(signals, [])
-        os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(signals, [signal.SIGHUP])
 
     async def test_badFiles(self) -> None:
         """
@@ -405,7 +392,7 @@ class ReloadTests(TLSCase):
             if contents is not None:
                 self.certificate.write_bytes(contents)
             failed = self.logged("TLS files not read again")
-            self.tls.reload()
+            self.reload()
             event = await failed
             self.assertEqual(event["log_level"], LogLevel.error)
             self.assertTrue(event["error"].startswith(f"--tls-cert: {self.certificate}: {problem}"))
@@ -420,60 +407,8 @@ class ReloadTests(TLSCase):
         await self.serve()
         self.client_ca.write_bytes(b"nothing")
         failed = self.logged("TLS files not read again")
-        self.tls.reload()
+        self.reload()
         self.assertIn("--tls-client-ca: ", (await failed)["error"])
-
-
-class Pool:
-    """
-    A pool of threads in which the test does the work.
-    """
-
-    def __init__(self) -> None:
-        self.work: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
-
-    def callInThreadWithCallback(
-        self, done: Callable[..., Any], work: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> None:
-        self.work.append((done, partial(work, *args, **kwargs)))
-
-    def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
-        function(*args)
-
-    def do(self) -> None:
-        done, work = self.work.pop(0)
-        done(True, work())
-
-
-class OneAfterTheOtherTests(FilesCase):
-    """
-    Many requests to read the files.
-    """
-
-    def test_requests(self) -> None:
-        """
-        What was there at the last one counts, and all that come while the files
-        are read cost one reading more.
-        """
-        both = self.file("both.pem", server(1).pem, server(1).key_pem)
-        pool = Pool()
-        tls = ServerTLS(TLSFiles(both), pool, pool, now)
-        first = tls._current
-        tls.reload()
-        for _ in range(10):
-            tls.reload()
-        self.assertEqual(len(pool.work), 1)
-        pool.do()
-        second = tls._current
-        self.assertIsNot(second, first)
-        self.assertEqual(len(pool.work), 1)
-        tls.start()
-        stopped = tls.stop()
-        self.assertNoResult(stopped)
-        pool.do()
-        self.assertIsNot(tls._current, second)
-        self.assertEqual(pool.work, [])
-        self.successResultOf(stopped)
 
 
 class ExpiryTests(FilesCase):
@@ -486,7 +421,7 @@ class ExpiryTests(FilesCase):
         identity = web_ca().issue_server(HOST, not_after=end, key=server(1).key)
         both = self.file("both.pem", identity.pem, identity.key_pem)
         with capturedLogs() as events:
-            ServerTLS(TLSFiles(both), reactor, reactor.getThreadPool(), now)
+            ServerTLS(TLSFiles(both), now)
         return list(events)
 
     def test_soon(self) -> None:

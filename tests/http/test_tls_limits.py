@@ -60,7 +60,7 @@ class DeadlineTests(FilesCase):
     def setUp(self) -> None:
         super().setUp()
         both = self.file("both.pem", server(1).pem, server(1).key_pem)
-        tls = ServerTLS(TLSFiles(both), reactor, reactor.getThreadPool(), now)
+        tls = ServerTLS(TLSFiles(both), now)
         self.clock = Clock()
         self.site = Site(resources(), self.clock, 1 << 20, max_connections=2)
         self.factory = TLSFactory(tls, False, self.site, self.clock)
@@ -188,7 +188,7 @@ class EndpointTests(TLSCase):
 
     async def serve_at(self, description: str) -> None:
         files = TLSFiles(self.certificate, client_ca=self.client_ca)
-        tls = ServerTLS(files, reactor, reactor.getThreadPool(), now)
+        tls = ServerTLS(files, now)
         endpoint = serverFromString(reactor, description)
         await self.listen(TLSEndpoint(endpoint, tls, reactor))
 

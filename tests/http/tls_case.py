@@ -23,6 +23,7 @@ from nanomdm.http.request import Request
 from nanomdm.http.response import Response, text
 from nanomdm.http.site import Site
 from nanomdm.http.tls import ServerTLS, TLSEndpoint, TLSFiles
+from nanomdm.reload import Reloader
 from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
 from tests.http.tls_client import TLSClient, client_context
 
@@ -155,7 +156,7 @@ class TLSCase(TestCase):
 
     async def serve(self, client_ca: bool = True, max_connections: int = 100) -> None:
         files = TLSFiles(self.certificate, client_ca=self.client_ca if client_ca else None)
-        self.tls = ServerTLS(files, reactor, reactor.getThreadPool(), now)
+        self.tls = ServerTLS(files, now)
         plain = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         await self.listen(TLSEndpoint(plain, self.tls, reactor), max_connections)
 
@@ -182,6 +183,14 @@ class TLSCase(TestCase):
         """
         client = await self.connect(self.context(identity))
         return await client.ask(path)
+
+    def reload(self) -> None:
+        """
+        Read the files again, as SIGHUP makes the server do.
+        """
+        reloader = Reloader(reactor, reactor.getThreadPool(), lambda: None, lambda: None)
+        reloader.add(self.tls.source)
+        reloader.reload()
 
     def logged(self, message: str) -> Deferred[LogEvent]:
         """
