@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import click
 from attrs import frozen
 
+from nanomdm.ctl.connection import parse_url
 from nanomdm.ctl.database import connect_to_read, failures, settings_of, storage_options
 from nanomdm.ctl.progress import Progress
 from nanomdm.ctl.sender import Refused, Sender, Unusable
@@ -37,15 +38,7 @@ def _url(context: click.Context, option: click.Parameter, value: str) -> SplitRe
     """
     Read the URL of a migration endpoint.
     """
-    try:
-        url = urlsplit(value)
-        known = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    except ValueError:
-        known = False
-    if not known or not value.isascii() or not value.isprintable() or " " in value:
-        raise click.BadParameter("is not https://host/migration")
-    if url.username is not None or url.fragment:
-        raise click.BadParameter("there must be no user and no fragment")
+    url = parse_url(value, "https://host/migration")
     if url.path in ("", "/"):
         raise click.BadParameter("the path is missing, mostly /migration")
     return url

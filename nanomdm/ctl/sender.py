@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
 import ssl
 import threading
 from collections.abc import Mapping
 from random import Random
-from typing import Any, Final
+from typing import Final
 from urllib.parse import SplitResult
 
 from attrs import frozen
 
-from nanomdm import __version__
+from nanomdm.ctl.connection import USER_AGENT, connection_to, reason, said
 from nanomdm.errors import NanoMDMError
-from nanomdm.log import printable
 
 #: Seconds to connect, and without a word from the server.
 _TIMEOUT: Final = 30.0
@@ -32,9 +30,8 @@ _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 #: The longest pause that a server can ask for, in seconds.
 _LONGEST_PAUSE: Final = 60
 
-#: Bytes of an answer that are looked at, and characters of it that are shown.
+#: Bytes of an answer that are looked at.
 _READ: Final = 1 << 14
-_SHOWN: Final = 200
 
 #: Such statuses may pass.
 _PASSING: Final = frozenset({408, 429})
@@ -95,7 +92,7 @@ class Sender:
         self._headers = {
             "Authorization": f"Basic {credentials}",
             "Content-Type": "application/x-apple-aspen-mdm-checkin",
-            "User-Agent": f"nanomdmctl/{__version__}",
+            "User-Agent": USER_AGENT,
         }
         self._target = url.path + (f"?{url.query}" if url.query else "")
         self._random = Random()
@@ -146,7 +143,7 @@ class Sender:
             return _Attempt(Unusable(f"its certificate: {error.verify_message}"))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            return _Attempt(Unusable(_reason(error)), passing=True)
+            return _Attempt(Unusable(reason(error)), passing=True)
         if not response.isclosed():
             # There is more than anybody wants to read.
             connection.close()
@@ -157,13 +154,7 @@ class Sender:
         @return: this thread's; it connects when it is used and not connected.
         """
         if not hasattr(self._own, "connection"):
-            host, port = self._url.hostname or "", self._url.port
-            if self._url.scheme == "https":
-                self._own.connection = http.client.HTTPSConnection(
-                    host, port, timeout=_TIMEOUT, context=self._trust
-                )
-            else:
-                self._own.connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+            self._own.connection = connection_to(self._url, self._trust, _TIMEOUT)
             self._all.append(self._own.connection)
         connection: http.client.HTTPConnection = self._own.connection
         return connection
@@ -177,26 +168,8 @@ def _judge(response: http.client.HTTPResponse, text: bytes) -> _Attempt:
         return _Attempt(Unusable(f"HTTP {status}: {_HOPELESS[status]}"))
     if 300 <= status < 400:
         return _Attempt(Unusable(f"HTTP {status}: it sends us elsewhere, give that URL"))
-    said = _said(text)
-    problem = Refused(f"HTTP {status}: {said}" if said else f"HTTP {status}")
+    why = said(text)
+    problem = Refused(f"HTTP {status}: {why}" if why else f"HTTP {status}")
     pause = response.getheader("Retry-After", "")
     seconds = min(int(pause), _LONGEST_PAUSE) if pause.isdecimal() else 0
     return _Attempt(problem, passing=status >= 500 or status in _PASSING, pause=seconds)
-
-
-def _said(text: bytes) -> str:
-    """
-    @return: what a server says is wrong: as JSON, as this one does, or as text.
-    """
-    decoded = text.decode("utf-8", "replace")
-    try:
-        members: Any = json.loads(decoded)
-        decoded = str(members["error"])
-    except (ValueError, LookupError, TypeError):
-        pass
-    return printable(decoded.strip().partition("\n")[0])[:_SHOWN]
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())

@@ -101,6 +101,22 @@ class ThrowawayCA:
         return cls(key, builder.issuer_name(name).sign(key, hashes.SHA256()))
 
     @classmethod
+    def load(cls, certificate: Path, key: Path) -> ThrowawayCA:
+        """
+        A CA that exists.
+
+        @param certificate: PEM of its certificate.
+        @param key: PEM of its unencrypted private key.
+        @raise OSError: a file can not be read.
+        @raise ValueError: one holds no certificate or no key, or they do not belong
+            together.
+        """
+        own, own_key = x509.load_pem_x509_certificate(certificate.read_bytes()), _load_key(key)
+        if own.public_key() != own_key.public_key():
+            raise ValueError(f"{key} is not the private key of {certificate}")
+        return cls(own_key, own)
+
+    @classmethod
     def load_or_create(cls, directory: Path) -> ThrowawayCA:
         """
         The CA kept in C{ca.pem} and C{ca.key} of a directory; both are made
@@ -115,7 +131,7 @@ class ThrowawayCA:
         """
         pem, key = directory / "ca.pem", directory / "ca.key"
         if pem.exists():
-            return cls(_load_key(key), x509.load_pem_x509_certificate(pem.read_bytes()))
+            return cls.load(pem, key)
         directory.mkdir(parents=True, exist_ok=True)
         ca = cls.create()
         key.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""
+The machine: files, disk, limits.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from nanomdm.config import unknown_variables
+from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, warn
+from nanomdm.http.limits import MAX_CONNECTIONS
+from nanomdm.options import Settings
+
+_MIB: Final = 1 << 20
+
+#: Bytes that are to be free on the disk of a database.
+_LITTLE_SPACE: Final = 1024 * _MIB
+_NO_SPACE: Final = 100 * _MIB
+
+#: Files that a server has open besides its connections with devices, at most.
+_OTHER_FILES: Final = 500
+
+#: What C{nanomdmctl} itself is told by.
+_OWN: Final = frozenset({"SERVER", "USER", "KEY", "PROFILE", "SERVER_CA"})
+
+
+def check_environment(environ: Mapping[str, str]) -> Findings:
+    """
+    Look for variables that are meant for the server, and are none of its own.
+    """
+    for name in unknown_variables(environ):
+        if name.removeprefix("NANOMDM_") not in _OWN:
+            yield warn("environment", f"{name} belongs to no option", "Is it misspelled?")
+
+
+def check_files(settings: Settings, config: Path | None) -> Findings:
+    """
+    See whether others can read or change what holds secrets.
+
+    @param config: the configuration file, if there is one.
+    """
+    paths = [path for path in _secrets(settings, config) if path.exists()]
+    findings = [finding for path in paths for finding in _permissions(path)]
+    yield from findings
+    if paths and not findings:
+        yield ok("files", f"nobody else can read or change {_listed(paths)}")
+
+
+def _secrets(settings: Settings, config: Path | None) -> Iterator[Path]:
+    if config is not None:
+        yield config
+    key = settings.tls_key or settings.tls_cert
+    if key is not None:
+        yield key
+    if settings.api_key_file is not None:
+        yield settings.api_key_file
+    for token in settings.token:
+        yield token.path
+    for storage in settings.storages:
+        if isinstance(storage.dsn, Path):
+            for suffix in ("", "-wal", "-shm"):
+                yield Path(f"{storage.dsn}{suffix}")
+
+
+def _permissions(path: Path) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        yield fail("files", f"{path}: {error.strerror}", "Whom does it belong to?")
+        return
+    if mode & stat.S_IWOTH:
+        yield fail("files", f"anybody can change {path}", f"chmod o-rwx {path}")
+    elif mode & stat.S_IROTH:
+        yield warn("files", f"anybody can read {path}", f"chmod o-rwx {path}")
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def check_disk(settings: Settings) -> Findings:
+    """
+    See whether there is room for SQLite databases to grow.
+    """
+    for storage in settings.storages:
+        if not isinstance(storage.dsn, Path) or not storage.dsn.parent.is_dir():
+            continue
+        where = storage.dsn.parent
+        free = shutil.disk_usage(where).free
+        text = f"{free // _MIB} MiB are free for {where}"
+        if free < _NO_SPACE:
+            yield fail("disk", text, "The server soon can not write any more: make room.")
+        elif free < _LITTLE_SPACE:
+            yield warn("disk", text, "Make room.")
+        else:
+            yield ok("disk", text)
+
+
+def check_limits() -> Findings:
+    """
+    See how many files can be open, each connection being one.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + _OTHER_FILES
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        text = f"what is started from here can have {limit} files open"
+        advice = f"The server serves up to {MAX_CONNECTIONS} connections: ulimit -n {wanted}"
+        yield warn("open files", text, f"{advice} (systemd: LimitNOFILE).")
+    else:
+        yield ok("open files", "enough")
