@@ -81,8 +81,11 @@ def variable(name: str) -> str:
     return f"NANOMDM_{name.upper().replace('-', '_')}"
 
 
-#: What orchestrators set by themselves for a service that is called nanomdm.
-_INJECTED = re.compile("NANOMDM_(NAME|ENV_.*|SERVICE_.*|PORT(_.*)?)")
+#: What orchestrators set by themselves for a service that is called nanomdm, and what
+#: nanomdmctl reads.
+_OTHERS = re.compile(
+    "NANOMDM_(NAME|ENV_.*|SERVICE_.*|PORT(_.*)?|SERVER|SERVER_CA|USER|KEY|PROFILE)"
+)
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -94,7 +97,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(
         name
         for name in environ
-        if name.startswith("NANOMDM_") and name not in known and not _INJECTED.fullmatch(name)
+        if name.startswith("NANOMDM_") and name not in known and not _OTHERS.fullmatch(name)
     )
 
 

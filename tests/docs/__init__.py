@@ -1,0 +1,3 @@
+"""
+Tests of what is written for people: that it is true.
+"""
