@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import inspection, pushes, webhook
+from bench import inspection, pushes, scaling, webhook
 from bench.databases import DATABASES, Database
 from bench.devices import BenchDevice, make_devices, write_requests
 from bench.server import Bare, Nanomdm, wrk
@@ -36,7 +36,10 @@ MANY_DEVICES = 5_000
 MANY_CONNECTS = 100_000
 MANY_IDS = 100_000
 MANY_ROWS = 1_000_000
-PARTS = ("micro", "throughput", "enqueue", "queue", "push", "webhook", "inspection", "memory")
+PARTS = (
+    *("micro", "throughput", "scaling", "enqueue", "queue", "push", "webhook", "inspection"),
+    "memory",
+)
 
 
 @contextmanager
@@ -218,6 +221,9 @@ def main() -> None:
     kinds = [kind for kind in arguments.storage or DATABASES if _available(kind)]
     if arguments.only in (None, "throughput"):
         results["throughput"] = _throughput(ca, kinds, arguments.seconds)
+    if arguments.only in (None, "scaling"):
+        several = [kind for kind in kinds if kind in (arguments.storage or ["postgresql"])]
+        results["scaling"] = {kind: _scaling(ca, kind, arguments.seconds) for kind in several}
     if arguments.only in (None, "enqueue"):
         results["enqueue"] = _enqueueing(ca, kinds)
     if arguments.only in (None, "queue"):
@@ -266,6 +272,14 @@ def _throughput(ca: ThrowawayCA, kinds: list[str], seconds: int) -> dict[str, An
                 flush=True,
             )
     return results
+
+
+def _scaling(ca: ThrowawayCA, kind: str, seconds: int) -> list[dict[str, Any]]:
+    print(f"{'':12}{'servers':>8}{'idle connects/s':>17}{'p99 ms':>8}")
+    measured = scaling.measure(ca, kind, seconds)
+    for one in measured:
+        print(f"{kind:12}{one['servers']:8}{one['rate']:17}{one['p99_ms']:8}", flush=True)
+    return measured
 
 
 def _enqueueing(ca: ThrowawayCA, kinds: list[str]) -> dict[str, Any]:

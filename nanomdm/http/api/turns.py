@@ -24,8 +24,8 @@ _WAITING: Final = 100
 
 class Turns:
     """
-    Lets few operators at a time have what takes much memory and time, from the look into
-    the storage to the last byte of the answer.
+    Lets few operators at a time have what takes much memory and time: from the look into
+    the storage until the answer is made, not until the client has read it.
     """
 
     def __init__(self, running: int = _RUNNING, waiting: int = _WAITING) -> None:

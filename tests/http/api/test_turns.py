@@ -87,37 +87,42 @@ class LargeAnswersTests(ScriptedCase):
     What may be large.
     """
 
+    def ask(self, path: str) -> Deferred[Any]:
+        """
+        Look at something.
+        """
+        return Deferred.fromCoroutine(self.api("GET", path))
+
+    async def assertInTurn(self, method: str, path: str) -> None:
+        """
+        Of four requests, two ask the storage, and the others only after them.
+        """
+        turns: list[Deferred[Any]] = []
+        came: Deferred[None] = Deferred()
+
+        def slow(*ignored: Any) -> Deferred[Any]:
+            turns.append(Deferred())
+            if len(turns) == 2:
+                came.callback(None)
+            return turns[-1]
+
+        setattr(self.store, method, slow)
+        asked = [self.ask(path) for _ in range(4)]
+        await came
+        # One that needs no turn, and comes after the others.
+        self.store.answers["list_queue"] = Overloaded("busy")
+        self.assertEqual((await self.ask("/v1/enrollments/D1/queue")).code, 503)
+        self.assertEqual(len(turns), 2, path)
+        for place in range(4):
+            turns[place].errback(Overloaded("busy"))
+        codes = [answer.code for _, answer in await DeferredList(asked)]
+        self.assertEqual(codes, [503] * 4)
+
     async def test_turns(self) -> None:
-        """
-        Requests for it are not worked on before their turn, however many come.
-        """
-        paths = {
-            "list_enrollments": "/v1/enrollments",
-            "command": "/v1/commands/C1",
-            "list_results": "/v1/enrollments/D1/results",
-            "result": "/v1/enrollments/D1/results/C1",
-        }
-        for method, path in paths.items():
-            turns: list[Deferred[Any]] = []
-            came: Deferred[None] = Deferred()
-
-            def slow(*ignored: Any) -> Deferred[Any]:
-                turns.append(Deferred())
-                if len(turns) == 2:
-                    came.callback(None)
-                return turns[-1]
-
-            setattr(self.store, method, slow)
-            asked = [Deferred.fromCoroutine(self.api("GET", path)) for _ in range(4)]
-            await came
-            # One that needs no turn shows that the others were here before it.
-            self.store.answers["list_queue"] = Overloaded("busy")
-            self.assertEqual((await self.api("GET", "/v1/enrollments/D1/queue")).code, 503)
-            self.assertEqual(len(turns), 2, path)
-            for place in range(4):
-                turns[place].errback(Overloaded("busy"))
-            codes = [answer.code for _, answer in await DeferredList(asked)]
-            self.assertEqual(codes, [503] * 4)
+        await self.assertInTurn("list_enrollments", "/v1/enrollments")
+        await self.assertInTurn("command", "/v1/commands/C1")
+        await self.assertInTurn("list_results", "/v1/enrollments/D1/results")
+        await self.assertInTurn("result", "/v1/enrollments/D1/results/C1")
 
     async def test_afterwards(self) -> None:
         self.store.answers["result"] = answered(raw=b"<?xml")
