@@ -17,6 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from nanomdm.http.framing import ambiguous, closes, is_field
 from nanomdm.http.limits import (
     BODY_RATE,
     BODY_TIME,
@@ -80,7 +81,9 @@ class Channel(http.HTTPChannel):
     refused = False
     _phase = Phase.IDLE
     _lines = 0
+    _folded = False
     _held = False
+    _unread: Request | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,6 +196,9 @@ class Channel(http.HTTPChannel):
         super().resumeProducing()
         if self._held:
             self._networkProducer.pauseProducing()
+        request, self._unread = self._unread, None
+        if request is not None:
+            self.requestDone(request)
 
     def send_continue(self) -> None:
         """
@@ -208,8 +214,27 @@ class Channel(http.HTTPChannel):
         if self._lines > MAX_HEADER_LINES:
             # Each continuation of a folded header copies what is before it.
             self._refuse_head()
-        else:
-            super().lineReceived(line)
+            return
+        self._folded |= line[:1] in (b" ", b"\t")
+        super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        """
+        Take one header, whose continuations are behind it by now.
+        """
+        folded, self._folded = self._folded, False
+        if ambiguous(line, folded, self.requests[-1].requestHeaders):
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(super().headerReceived(line))
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """
+        Take a part of a body, and refuse a chunk that announces itself as too large.
+        """
+        super().rawDataReceived(data)
+        if getattr(self._transferDecoder, "length", 0) > self.site.max_body_size:
+            self.refuse_body()
 
     def allContentReceived(self) -> None:
         """
@@ -217,6 +242,9 @@ class Channel(http.HTTPChannel):
         segment.
         """
         if self.refused:
+            return
+        if not all(map(is_field, getattr(self._transferDecoder, "_trailerHeaders", ()))):
+            self._respondToBadRequestAndDisconnect()
             return
         self._lines = 0
         self._phase = Phase.ANSWER
@@ -244,13 +272,18 @@ class Channel(http.HTTPChannel):
             self._end_slowly()
             return
         self._expect(Phase.IDLE if self.persistent else Phase.CLOSE, IDLE_TIME)
-        super().requestDone(request)
+        if self.persistent and self._waitingForTransport:
+            # Otherwise the answers to all requests that came at once would be in memory.
+            self._unread = request
+        else:
+            super().requestDone(request)
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """
         Keep a connection open as HTTP/1.1 says, but not while shutting down.
         """
-        if self.site.draining:
+        connection = request.requestHeaders.getRawHeaders(b"Connection", [])
+        if self.site.draining or closes(connection):
             request.setHeader(b"Connection", b"close")
             return False
         return bool(super().checkPersistence(request, version))
@@ -330,7 +363,12 @@ class Channel(http.HTTPChannel):
             return
         self.refused = True
         self._log_refusal(code, reason)
+        begun = any(request.startedWriting for request in self.requests)
         self._forget_request()
+        if begun:
+            # The refusal would be taken for a part of the answer.
+            self.transport.abortConnection()
+            return
         retry = b"Retry-After: %d\r\n" % RETRY_AFTER if code == http.SERVICE_UNAVAILABLE else b""
         title = http.RESPONSES[code]
         body = title + b"\n"

@@ -80,7 +80,7 @@ class EnrollmentFacts:
     @ivar children: of a device channel, the ids of its user channels, sorted.
     @ivar enrolled_at: the last C{Authenticate} of a device; when a user channel came.
     @ivar identity_pem: the certificate of the last C{Authenticate}.
-    @ivar authenticate: the last C{Authenticate}, raw.
+    @ivar authenticate: the last C{Authenticate}, raw; L{None} if that is very long.
     @ivar bootstrap_token: whether the device has one; so C{unlock_token}.
     @ivar dead: why the push token is not used any more.
     @ivar queue_length: how many commands are outstanding.

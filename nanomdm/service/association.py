@@ -46,6 +46,8 @@ class CertificateAssociation:
         ttl = min(_CACHE_TTL, superseded_grace)
         #: The newest certificate of each id, as far as it was asked for lately.
         self._newest: LRUCache[str, str] = LRUCache(_CACHED_IDS, ttl, seconds)
+        #: How often something was forgotten.
+        self._forgotten = 0
 
     async def authenticate(self, enrollment: Enrollment, identity: Identity) -> None:
         """
@@ -55,7 +57,7 @@ class CertificateAssociation:
         @raise AssociationRefused: it belongs to another id, was superseded for
             too long, or is expired and new.
         """
-        device_id = enrollment.device_id
+        device_id, forgotten = enrollment.device_id, self._forgotten
         if identity.expired:
             facts = await self._store.association(device_id, identity.sha256)
         else:
@@ -65,7 +67,7 @@ class CertificateAssociation:
         self._judge(device_id, identity, facts)
         # An expired one was only looked at, which does not make it the newest.
         if facts.superseded_for is None or not identity.expired:
-            self._newest.put(device_id, identity.sha256)
+            self._believe(device_id, identity, forgotten)
 
     async def check(self, enrollment: Enrollment, identity: Identity) -> None:
         """
@@ -73,7 +75,7 @@ class CertificateAssociation:
 
         @raise AssociationRefused: it is not, and may not become so.
         """
-        device_id = enrollment.device_id
+        device_id, forgotten = enrollment.device_id, self._forgotten
         if self._newest.get(device_id) == identity.sha256:
             return
         facts = await self._store.association(device_id, identity.sha256)
@@ -83,6 +85,14 @@ class CertificateAssociation:
             )
         self._judge(device_id, identity, facts)
         if facts.superseded_for is None:
+            self._believe(device_id, identity, forgotten)
+
+    def _believe(self, device_id: str, identity: Identity, forgotten: int) -> None:
+        """
+        @param forgotten: how often that was when the storage was asked: what it said
+            before something was deleted may be wrong now.
+        """
+        if forgotten == self._forgotten:
             self._newest.put(device_id, identity.sha256)
 
     def forget(self, device_id: str) -> None:
@@ -92,6 +102,7 @@ class CertificateAssociation:
         so meanwhile the device may still be answered there.
         """
         self._newest.discard(device_id)
+        self._forgotten += 1
 
     async def enrollment_of(self, identity: Identity) -> str:
         """

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -33,7 +34,7 @@ _BACKOFF: Final = 0.04
 _ALONE: Final = 4
 _ALONE_WAITING: Final = 100
 
-#: Looks of operators that run at once, so that devices' reads have connections left.
+#: Looks of operators that run at once, at most: devices' reads have a connection left.
 _LOOKS: Final = 2
 
 #: Seconds that calls get to end when the database is closed.
@@ -64,9 +65,9 @@ class Database:
         self._clock: IReactorTime = reactor
         self._engine = engine
         writer = Pool(reactor, engine, limits, metrics=seen.pool("write"))
-        reader = writer
+        reader, reading = writer, evolve(limits, size=max(2, limits.size))
         if not shared:
-            reader = Pool(reactor, engine, limits, autocommit=True, metrics=seen.pool("read"))
+            reader = Pool(reactor, engine, reading, autocommit=True, metrics=seen.pool("read"))
         self._pools = {writer, reader}
         self._closed = False
 
@@ -82,7 +83,7 @@ class Database:
         workers = max(1, min(_ALONE, limits.size - 1))
         alone = singly("alone", writer, workers)
         beside = batcher("beside", writer)
-        looks = alone if shared else singly("look", reader, _LOOKS)
+        looks = alone if shared else singly("look", reader, min(_LOOKS, reading.size - 1))
         self._batchers = (writes, reads, alone, beside, looks)
         #: Run an operation that changes something; durable once it fires.
         self.write = writes.call

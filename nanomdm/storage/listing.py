@@ -31,6 +31,9 @@ _NAMED: Final = """
     (SELECT id FROM users WHERE user_short_name = ?
      UNION SELECT s.id FROM users AS s WHERE s.id = {channel}) AS n
 """
+#: Characters or bytes of an C{Authenticate} that is read for a list: a device decides how
+#: long its own is.
+_LONGEST_MESSAGE: Final = 1 << 16
 #: No time that a device was seen is older, and no engine knows all that are.
 _LONG_AGO: Final = 60 * 365 * 86400.0
 
@@ -116,7 +119,8 @@ def enrollments_statement(
            CASE WHEN e.user_id IS NULL THEN {dialect.unix_time("v.authenticate_at")}
                 ELSE {dialect.unix_time("e.created_at")} END,
            v.serial_number, u.user_short_name, u.user_long_name,
-           CASE WHEN e.user_id IS NULL THEN v.identity_cert END, v.authenticate,
+           CASE WHEN e.user_id IS NULL THEN v.identity_cert END,
+           CASE WHEN LENGTH(v.authenticate) <= {_LONGEST_MESSAGE} THEN v.authenticate END,
            v.bootstrap_token_b64 IS NOT NULL, v.unlock_token IS NOT NULL, d.status, d.reason,
            (SELECT count(*) FROM {_QUEUE.format(index=index)}
              WHERE q.id = e.id AND {_OUTSTANDING}),

@@ -241,6 +241,33 @@ class TimeTests(SiteCase):
         transport.closed()
         self.assertClean()
 
+    def test_answersNobodyReads(self) -> None:
+        """
+        Requests that come at once are answered as their answers are read: otherwise
+        one connection could fill the memory with them.
+        """
+        transport = self.connect()
+        channel = transport.protocol
+        self.send(transport, SMALL * 3)
+        channel.pauseProducing()
+        self.answer()
+        self.assertEqual(
+            (transport.value().count(b"HTTP/1.1 200 "), self.endpoint.waiting), (1, [])
+        )
+        for answers in (2, 3):
+            channel.resumeProducing()
+            self.assertEqual(len(self.endpoint.waiting), 1)
+            self.answer()
+            self.assertEqual(transport.value().count(b"HTTP/1.1 200 "), answers)
+        # One that is never read ends the connection, as an idle one.
+        self.send(transport, SMALL * 2)
+        channel.pauseProducing()
+        self.answer()
+        transport.closed = lambda: None  # type: ignore[method-assign]
+        self.pass_time(65)
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.endpoint.waiting, [])
+
     def test_answerNobodyReads(self) -> None:
         """
         A connection whose last answer is not read ends too.

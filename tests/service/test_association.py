@@ -529,6 +529,18 @@ class CacheTests(AssociationCase):
         self.rules = other
         await self.checkRefused(D1, A, NOT_ASSOCIATED)
 
+    async def test_forgetMeanwhile(self) -> None:
+        """
+        What the storage said before a device was deleted is not believed afterwards.
+        """
+        await self.configured().authenticate(D1, A)
+        for step in (self.rules.check, self.rules.authenticate):
+            under_way = Deferred.fromCoroutine(step(D1, A))
+            self.rules.forget("D1")
+            await under_way
+            self.assertTrue(await self.asks(D1, A))
+            self.rules.forget("D1")
+
     async def test_shortGrace(self) -> None:
         """
         Nothing is believed for longer than the grace lasts, as another server

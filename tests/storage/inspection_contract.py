@@ -146,6 +146,16 @@ class EnrollmentInspectionContract:
         )
         self.assertNotIn("CERTIFICATE", repr(facts))
 
+    async def test_longAuthenticate(self) -> None:
+        """
+        A device decides how long its own is, but not how much memory a list takes.
+        """
+        for length, told in ((60_000, True), (70_000, False)):
+            await self.authenticate(DeviceName="x" * length)
+            await self.token_update()
+            facts = await self.storage.enrollment("D1")
+            self.assertEqual((facts.authenticate is not None, facts.serial_number), (told, "C02D1"))
+
     async def test_user_facts(self) -> None:
         """
         The serial number and the C{Authenticate} are the device's, as only that sent

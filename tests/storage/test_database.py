@@ -301,6 +301,29 @@ class AloneTests(DatabaseCase):
         self.assertEqual(await self.open().write_alone(Faulty(), 7), 7)
 
 
+class LookTests(DatabaseCase):
+    """
+    What operators ask.
+    """
+
+    async def test_leavesRoom(self) -> None:
+        """
+        Devices' reads go on meanwhile, however small the pool is.
+        """
+        for size, at_once in ((1, 1), (2, 1), (3, 2), (8, 2)):
+            gate = self.gate()
+            self.open(size)
+            looks = [self.database.look(gate, number) for number in range(6)]
+            await gate.entered(at_once)
+            self.assertEqual(await self.database.read(Faulty(), 7), 7)
+            gate.open()
+            await gatherResults(looks)
+            self.assertEqual(gate.most, at_once)
+
+    async def test_onOneConnection(self) -> None:
+        self.assertEqual(await self.open(shared=True).look(Faulty(), 7), 7)
+
+
 class CloseTests(DatabaseCase):
     """
     The end.
