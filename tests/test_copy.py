@@ -315,7 +315,7 @@ class FileTests(CopyCase, SynchronousTestCase):
         empty = self.mktemp()
         Path(empty).touch()
         self.assertRefused(
-            "--from-dsn: the database lacks: schema version 1, schema version 2 (starting the",
+            "--from-dsn: the database lacks: schema version 1, schema version 2, schema version 3",
             *(*sqlite, "--from-dsn", empty, "--to-dsn", missing),
         )
         self.assertRefused(

@@ -481,8 +481,11 @@ class PostgreSQLTests(EngineContract):
         self.assertEqual(plan.count("->  Limit"), 5, plan)
 
     def assertStatesPlan(self, plan: str) -> None:
-        looks = plan.count("Index Only Scan using nanomdm_queue_next on enrollment_queue q")
-        self.assertEqual(looks, 2, plan)
+        # Both have nothing but active rows of an enrollment.
+        looks = re.findall(
+            "Index Only Scan using nanomdm_queue_(?:next|active) on enrollment_queue q", plan
+        )
+        self.assertEqual(len(looks), 2, plan)
         self.assertNotIn("Sort", plan)
 
     indexes: ClassVar[dict[str, str]] = {"serial_number": "nanomdm_devices_serial_number"}
