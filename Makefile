@@ -5,12 +5,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # TESTS=tests.crypto runs a part of the suite only.
 TESTS ?= tests
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test faults lint bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run    start a server with a throwaway CA in ./var and enroll a simulated Mac"
 	@echo "make test   run the test suite"
+	@echo "make faults run the part of it where something is wrong: attacks, broken input, leaks"
 	@echo "make lint   check style and types"
 	@echo "make bench  print the performance figures"
 	@echo "make clean  remove everything that these made"
@@ -20,6 +21,9 @@ run: .venv/.installed
 
 test: .venv/.installed
 	@$(BIN)/python -m twisted.trial $(TESTS)
+
+faults: .venv/.installed
+	@$(BIN)/python -m twisted.trial tests.faults
 
 lint: .venv/.linters
 	@$(BIN)/ruff check nanomdm twisted tests bench

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from attrs import frozen
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.resource import Resource
 
 from nanomdm.http.api.keys import APIKeys
@@ -18,6 +16,7 @@ from nanomdm.http.metrics import GuardedMetricsEndpoint, MetricsEndpoint
 from nanomdm.http.site import Site
 from nanomdm.interfaces import IStorage
 from nanomdm.listen import endpoint_description
+from nanomdm.listener import Listener
 from nanomdm.metrics.registry import Metrics
 from nanomdm.metrics.stored import StoredNumbers
 
@@ -26,19 +25,6 @@ from nanomdm.metrics.stored import StoredNumbers
 _BODY: Final = 1 << 12
 _MEMORY: Final = 1 << 20
 _CONNECTIONS: Final = 100
-
-
-@frozen
-class Listener:
-    """
-    Where scrapers and probes come.
-
-    @ivar description: the endpoint in the operator's words, for messages.
-    """
-
-    endpoint: IStreamServerEndpoint
-    description: str
-    site: Site
 
 
 class Monitoring:
@@ -82,7 +68,7 @@ class Monitoring:
         root.putChild(b"metrics", MetricsEndpoint(self._scrape))
         site = Site(root, self._reactor, _BODY, _CONNECTIONS, _MEMORY, self._metrics.http)
         endpoint = serverFromString(self._reactor, endpoint_description(address))
-        return Listener(endpoint, address, site)
+        return Listener(f"--metrics-listen: {address}", endpoint, site)
 
     def _scrape(self) -> bytes:
         text = self._metrics.text()

@@ -130,7 +130,7 @@ class Settings:
 
     listen: str = _option(
         "Address and port to listen on: :9000 (all interfaces), 127.0.0.1:9000, [::1]:9000, "
-        "or a Twisted endpoint such as unix:/run/nanomdm.sock or systemd:domain=INET:name=mdm",
+        "or a Twisted endpoint such as unix:/run/nanomdm/http.sock or systemd:domain=INET:name=mdm",
         address,
         ":9000",
     )

@@ -24,7 +24,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from nanomdm.daemon import DRAIN_DEADLINE, Daemon
+from nanomdm.daemon import DRAIN_DEADLINE, Daemon, Parts
+from nanomdm.http.health import Readiness
+from nanomdm.listener import Listener
 from nanomdm.sim.signing import sign_like_device
 from nanomdm.storage.schema.sqlite import MIGRATIONS
 from tests import samples
@@ -340,7 +342,50 @@ class FakeReactor(Clock):
         """
 
 
-class OrderTests(SynchronousTestCase):
+class PartsCase(SynchronousTestCase):
+    """
+    A test case with a daemon made of parts that only say what they are told.
+
+    @ivar parts: those, by name.
+    """
+
+    def setUp(self) -> None:
+        self.told: list[str] = []
+        self.parts: dict[str, FakePart] = {}
+        self.reactor = FakeReactor()
+        self.readiness = Readiness(lambda: succeed(None), self.reactor)
+        self.build()
+
+    def part(self, name: str) -> Any:
+        """
+        @return: a new one.
+        """
+        self.parts[name] = FakePart(name, self.told)
+        return self.parts[name]
+
+    def build(self, **more: Any) -> None:
+        """
+        Make the daemon.
+        """
+        names = ("storage", "pusher", "http", "reloader", "offloader")
+        parts = Parts(
+            main=Listener("--listen: here", self.part("port"), self.part("site")),
+            readiness=self.readiness,
+            jobs=[self.part("job"), self.part("other")],
+            **{name: self.part(name) for name in names},
+            **more,
+        )
+        self.daemon = Daemon(self.reactor, parts)
+
+    def start(self) -> None:
+        """
+        Start it.
+        """
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+
+
+class OrderTests(PartsCase):
     """
     In which order the daemon starts and stops its parts.
     """
@@ -348,23 +393,18 @@ class OrderTests(SynchronousTestCase):
     LAST = (
         *("port close", "job stop", "other stop", "site drain 30"),
         *("pusher stop", "http close", "storage stop"),
+        *("reloader stop", "offloader stop"),
     )
-
-    def setUp(self) -> None:
-        self.told: list[str] = []
-        names = ("port", "site", "storage", "pusher", "http", "job", "other")
-        self.parts = {name: FakePart(name, self.told) for name in names}
-        port, site, storage, pusher, http, *jobs = self.parts.values()
-        self.reactor = FakeReactor()
-        self.daemon = Daemon(self.reactor, port, "here", site, storage, pusher, http, jobs)
-
-    def start(self) -> None:
-        self.daemon.privilegedStartService()
-        self.daemon.startService()
 
     def test_start(self) -> None:
         self.start()
-        self.assertEqual(self.told, ["port listen", "storage start", "job start", "other start"])
+        self.assertEqual(
+            self.told,
+            [
+                *("port listen", "reloader start", "offloader start", "storage start"),
+                *("job start", "other start"),
+            ],
+        )
 
     def test_stop(self) -> None:
         """
@@ -399,10 +439,11 @@ class OrderTests(SynchronousTestCase):
         self.reactor.advance(0.1)
         self.assertEqual(tuple(self.told), self.LAST[:5])
         self.parts["site"].allowed.callback(None)
-        self.assertEqual(tuple(self.told), self.LAST)
+        self.assertEqual(tuple(self.told), self.LAST[:7])
         self.assertNoResult(stopped)
         self.parts["pusher"].allowed.callback(None)
         self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_whatEndsLast(self) -> None:
         """
@@ -414,10 +455,11 @@ class OrderTests(SynchronousTestCase):
             self.parts[name].allowed = Deferred()
             self.told.clear()
             stopped = self.daemon.stopService()
-            self.assertEqual(tuple(self.told), self.LAST)
+            self.assertEqual(tuple(self.told), self.LAST[:7])
             self.assertNoResult(stopped)
             self.parts[name].allowed.callback(None)
             self.successResultOf(stopped)
+            self.assertEqual(tuple(self.told), self.LAST)
 
     def test_neverListened(self) -> None:
         self.successResultOf(self.daemon.stopService())

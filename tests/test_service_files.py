@@ -125,7 +125,7 @@ class ValueTests(SynchronousTestCase):
         One of several servers is as well guarded as a single one.
         """
         single, several = (set(assignments(unit)) for unit in _UNITS[:2])
-        self.assertEqual({key for key, _ in single - several}, {"Description"})
+        self.assertEqual({key for key, _ in single - several}, {"Description", "RuntimeDirectory"})
         self.assertEqual(
             several - single,
             {

@@ -134,7 +134,7 @@ class PushSettingsTests(ServerCase):
 
     def jobs(self, **settings: Any) -> set[str]:
         self.serve(**settings)
-        return {type(job).__name__ for job in self.daemon._jobs} - {
+        return {type(job).__name__ for job in self.daemon.parts.jobs} - {
             "ServiceManager",
             "StoredNumbers",
         }

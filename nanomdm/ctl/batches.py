@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import click
 from attrs import define, field
 
-from nanomdm.ctl.client import Answer, Client, Failed, segment
+from nanomdm.ctl.client import UNEXPECTED, Answer, Client, Failed, segment
 from nanomdm.ctl.connection import said
 from nanomdm.ctl.progressbar import progress_bar
 from nanomdm.ctl.show import echo, print_json, say
@@ -140,7 +140,12 @@ def call_for(
         return {**dict.fromkeys(ids, others), **result.get("status", {})}
     if answer.status != 200 and "status" not in result:
         raise Failed(f"HTTP {answer.status}: {said(answer.body)}", answer.status)
-    status: Status = result.get("status", {})
+    status = result.get("status", {})
+    if not isinstance(status, dict) or not all(isinstance(one, dict) for one in status.values()):
+        raise Failed(UNEXPECTED)
+    if not status and "command_uuid" not in result:
+        # Where nothing is wrong with any, pushes are told of, or the command is.
+        raise Failed(UNEXPECTED)
     return status
 
 

@@ -39,6 +39,9 @@ _FRESH: Final = 5.0
 #: Bytes of the largest answer.
 _LARGEST: Final = 1 << 28
 
+#: What to say of an answer that is none of the API's.
+UNEXPECTED: Final = "the answer is not JSON as expected; is --server right?"
+
 #: Items of a list that are asked for at once.
 _PAGE: Final = 1000
 
@@ -102,7 +105,7 @@ class Answer:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise Failed("the answer is not JSON as expected; is --server right?", self.status)
+            raise Failed(UNEXPECTED, self.status)
         return found
 
 
@@ -114,14 +117,21 @@ class _Asked:
     headers: Mapping[str, str] = field(repr=False)
 
 
+def is_unicode(text: str) -> bool:
+    """
+    @return: whether something from the command line or the environment was UTF-8.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def segment(text: str) -> str:
     """
     @param text: an id or a UUID.
     @return: the part of a path that stands for it.
     @raise click.UsageError: there is no such part: the path would be another one.
     """
-    if text in _NO_SEGMENTS:
-        raise click.UsageError(f"'{text}' is no id")
+    if text in _NO_SEGMENTS or not is_unicode(text):
+        raise click.UsageError(f"'{printable(text)}' is no id")
     return quote(text, safe="")
 
 
@@ -132,14 +142,23 @@ class Client:
     @param server: where the API is; without the C{/v1}.
     @param key: of the user.
     @param trust: for C{https}.
+    @param retry: what may pass is waited for.
     """
 
-    def __init__(self, server: SplitResult, user: str, key: str, trust: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        server: SplitResult,
+        user: str,
+        key: str,
+        trust: ssl.SSLContext,
+        retry: bool = True,
+    ) -> None:
         self._server = server
         self._base = server.path.rstrip("/")
         credentials = base64.b64encode(f"{user}:{key}".encode()).decode()
         self._headers = {"Authorization": f"Basic {credentials}", "User-Agent": USER_AGENT}
         self._connection = connection_to(server, trust, _CONNECT_TIMEOUT)
+        self._retry = retry
         self._answered = False
         self._used = time.monotonic()
         self._random = Random()
@@ -177,14 +196,17 @@ class Client:
 
         @param member: which one of the answers has the items.
         @param limit: how many items at most; L{None} for all.
-        @return: the items.
+        @return: the items, objects.
+        @raise Failed: that is no list of objects, or has no end.
         """
         cursor, left = None, limit
         while left is None or left > 0:
             count = _PAGE if left is None else min(left, _PAGE)
             answer = self.get(path, **query, limit=count, cursor=cursor).json
-            found = answer.get(member, [])[:count]
-            yield from found
+            found = answer.get(member, [])
+            if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+                raise Failed(UNEXPECTED)
+            yield from found[:count]
             left = None if left is None else left - len(found)
             last, cursor = cursor, answer.get("next_cursor")
             if cursor is None:
@@ -214,12 +236,13 @@ class Client:
         @param again: nothing is lost or done twice if this arrives more than once; so
             it always is with C{GET}.
         @raise Failed: with one line that says what to do.
-        @raise click.UsageError: a parameter is empty.
+        @raise click.UsageError: a parameter is empty, or no text.
         """
         encoded = urlencode(_parameters(query or {}))
         target = f"{self._base}{path}" + (f"?{encoded}" if encoded else "")
         asked = _Asked(method, target, body, {**self._headers, **(headers or {})})
-        answer = self._answer(asked, list(_PAUSES) if again or method == "GET" else [])
+        retry = self._retry and (again or method == "GET")
+        answer = self._answer(asked, list(_PAUSES) if retry else [])
         if 200 <= answer.status < 300 or answer.status in accepted:
             return answer
         raise self._refused(answer)
@@ -256,6 +279,8 @@ class Client:
         read = response.read(_LARGEST + 1)
         if len(read) > _LARGEST:
             raise Failed(f"the answer has more than {_LARGEST} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(read, response.length)
         self._used = time.monotonic()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, read, names)
@@ -300,12 +325,13 @@ class Client:
 
 def _parameters(query: Mapping[str, Any]) -> dict[str, Any]:
     """
-    @raise click.UsageError: one is empty.
+    @raise click.UsageError: one is empty, or no text.
     """
     given = {name: value for name, value in query.items() if value is not None}
     for name, value in given.items():
-        if value == "":
-            raise click.UsageError(f"{name.replace('_', '-')}: must not be empty")
+        if value == "" or not is_unicode(str(value)):
+            wrong = "is not UTF-8" if value else "must not be empty"
+            raise click.UsageError(f"{name.replace('_', '-')}: {wrong}")
     return {name: 1 if value is True else value for name, value in given.items()}
 
 

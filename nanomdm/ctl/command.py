@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -15,13 +14,14 @@ import click
 
 from nanomdm.ctl.client import Client
 from nanomdm.ctl.enqueue import send
+from nanomdm.ctl.group import ListedGroup
 from nanomdm.ctl.options import api_options, json_option
 from nanomdm.ctl.show import say
 from nanomdm.ctl.targets import Targets, target_options
 from nanomdm.ctl.values import Assigned, Assignment, FileOf, option_of, value_of, variable
 from nanomdm.errors import MessageError
 from nanomdm.mdm.build import nested, new_command, read_command
-from nanomdm.mdm.catalogue import CATALOGUE, Care, Known, care_of
+from nanomdm.mdm.catalogue import CATALOGUE, Known
 from nanomdm.mdm.command import MAX_COMMAND_UUID, Command
 
 _REQUEST_TYPE: Final = re.compile("[A-Za-z][A-Za-z0-9]{0,62}")
@@ -39,16 +39,18 @@ _SET: Final = click.option(
 )
 
 
-class CommandGroup(click.Group):
+class CommandGroup(ListedGroup):
     """
     Has a subcommand for each known command, and one for any other.
     """
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    @property
+    def listed(self) -> Mapping[str, str]:
         """
         @return: those that are known.
         """
-        return [*CATALOGUE, _RAW]
+        known = {name: known.help for name, known in CATALOGUE.items()}
+        return {**known, _RAW: "Send a command that is in FILE."}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """
@@ -59,14 +61,6 @@ class CommandGroup(click.Group):
         if cmd_name in CATALOGUE:
             return _of(CATALOGUE[cmd_name])
         return _unknown(cmd_name) if _REQUEST_TYPE.fullmatch(cmd_name) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """
-        List those that are known; to make them all for their help would take long.
-        """
-        rows = [(known.request_type, known.help) for known in CATALOGUE.values()]
-        with formatter.section("Commands"):
-            formatter.write_dl([*rows, (_RAW, "Send a command that is in a file.")])
 
 
 @click.command(cls=CommandGroup, subcommand_metavar="REQUEST_TYPE [OPTIONS]...")
@@ -112,23 +106,7 @@ def _made(make: Callable[..., Command], uuid: str | None, given: Mapping[str, An
 @click.option("--no-push", is_flag=True, help="Do not wake the devices.")
 @json_option
 def _send(client: Client, targets: Targets, made: Command, no_push: bool, as_json: bool) -> None:
-    ids = targets.resolve(client)
-    _confirm(made.request_type, ids, targets.yes)
-    send(client, made, ids, no_push, as_json)
-
-
-def _confirm(request_type: str, ids: list[str], yes: bool) -> None:
-    """
-    @raise click.UsageError: somebody must say yes, and nobody is there.
-    @raise click.Abort: somebody said no.
-    """
-    care = care_of(request_type)
-    if yes or care is Care.NEVER or (care is Care.SEVERAL and len(ids) < 2):
-        return
-    whom = ids[0] if len(ids) == 1 else f"{len(ids)} enrollments"
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{request_type} for {whom}: needs --yes")
-    click.confirm(f"Really {request_type} for {whom}?", abort=True, err=True)
+    send(client, made, targets, no_push, as_json)
 
 
 def _options_of(function: Callable[..., Any]) -> list[click.Parameter]:

@@ -5,7 +5,6 @@ C{nanomdmctl doctor}: looks whether everything is as the server needs it.
 from __future__ import annotations
 
 import os
-import ssl
 import threading
 import time
 from collections import Counter
@@ -29,13 +28,10 @@ from nanomdm.ctl.checks.machine import (
 )
 from nanomdm.ctl.checks.network import check_apns, check_others, check_webhook
 from nanomdm.ctl.checks.server import check_server
-from nanomdm.ctl.client import Client
-from nanomdm.ctl.connection import parse_url
-from nanomdm.ctl.options import json_option
+from nanomdm.ctl.options import client_to, json_option
 from nanomdm.ctl.profile import Profile, profile_path, read_profile
 from nanomdm.ctl.show import echo, print_json, readable
 from nanomdm.errors import ConfigError
-from nanomdm.http.api.keys import ADMIN_USER
 from nanomdm.options import OPTIONS, Option, Settings
 
 #: Seconds until all checks must have ended; they go on at the same time.
@@ -124,17 +120,12 @@ def doctor(
     The exit status is 1 if something does not work.
     """
     own = read_profile(profile_path(), profile)
-    given = Profile(
-        server=server or own.server,
-        user=user or own.user,
-        key=key or own.key,
-        ca=server_ca or own.ca,
-    )
+    given = own.with_given(server=server, user=user, key=key, ca=server_ca)
     findings, checks = _configuration(config, options)
     if not findings and given.server is None:
         raise click.UsageError("what is to be looked at? Give --config, or --server, or both")
     if given.server is not None:
-        checks.append(_running(given))
+        checks.append(_running(given.server, given))
     findings += _run(checks)
     _tell(findings, as_json)
     if any(finding.outcome is Outcome.FAIL for finding in findings):
@@ -198,16 +189,16 @@ def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
     yield Check("open files", check_limits)
 
 
-def _running(given: Profile) -> Check:
-    try:
-        url = parse_url(given.server or "", "https://host")
-        trust = ssl.create_default_context(cafile=given.ca)
-    except click.BadParameter as error:
-        raise click.UsageError(f"--server: {error.message}") from None
-    except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or error
-        raise click.UsageError(f"--server-ca: {given.ca}: {text}") from None
-    client = Client(url, given.user or ADMIN_USER, given.key or "", trust)
+def _running(server: str, given: Profile) -> Check:
+    client = client_to(
+        server,
+        given.user,
+        given.key or "",
+        given.ca,
+        ca_option="--server-ca",
+        # How it is now is what counts.
+        retry=False,
+    )
     return Check("server", partial(check_server, client, given.key is not None))
 
 

@@ -13,7 +13,7 @@ import click
 
 from nanomdm.crypto.pushcert import utc_text
 from nanomdm.ctl.batches import one_by_one
-from nanomdm.ctl.client import Answer, Client, segment
+from nanomdm.ctl.client import UNEXPECTED, Answer, Client, Failed, segment
 from nanomdm.ctl.options import api_options, json_option, limit_option
 from nanomdm.ctl.show import Column, Item, print_item, print_list
 from nanomdm.ctl.targets import TYPE
@@ -88,10 +88,13 @@ def show(client: Client, id: str, as_json: bool) -> None:
     """
     path = f"/v1/enrollments/{segment(id)}"
     facts = client.get(path).json
-    waiting = []
-    if facts["queue_length"]:
-        waiting = list(client.items(f"{path}/queue", "commands", _LOOKED_AT))
-    hints = list(_hints(facts, waiting, utc_text(datetime.now(UTC))))
+    try:
+        waiting = []
+        if facts["queue_length"]:
+            waiting = list(client.items(f"{path}/queue", "commands", _LOOKED_AT))
+        hints = list(_hints(facts, waiting, utc_text(datetime.now(UTC))))
+    except (LookupError, TypeError, AttributeError):
+        raise Failed(UNEXPECTED) from None
     print_item({**facts, "hints": hints} if hints else facts, as_json)
 
 
@@ -142,7 +145,9 @@ def _hints(facts: Item, waiting: list[Item], now: str) -> Iterator[str]:
     if certificate.get("not_after", now) < now:
         yield "its identity certificate has expired: it may be refused"
     seen = facts.get("last_seen_at", "")
-    unseen = sum(command["queued_at"] > seen for command in waiting)
+    unseen = sum(
+        command["queued_at"] > seen and command["state"] != "not_now" for command in waiting
+    )
     if unseen:
         yield f"not seen since {unseen} of the commands were queued: it may be off or offline"
     for command in waiting:

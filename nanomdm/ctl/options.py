@@ -14,7 +14,7 @@ from urllib.parse import SplitResult
 
 import click
 
-from nanomdm.ctl.client import Client
+from nanomdm.ctl.client import Client, is_unicode
 from nanomdm.ctl.connection import parse_url
 from nanomdm.ctl.profile import Profile, profile_path, read_profile
 from nanomdm.http.api.keys import ADMIN_USER
@@ -83,13 +83,7 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         own = read_profile(profile_path(), profile)
-        given = Profile(
-            server=server or own.server,
-            user=user or own.user,
-            key=key or own.key,
-            ca=ca or own.ca,
-        )
-        client = _client(given)
+        client = _client(own.with_given(server=server, user=user, key=key, ca=ca))
         context.call_on_close(client.close)
         return command(*arguments, client=client, **options)
 
@@ -101,21 +95,42 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _client(given: Profile) -> Client:
     if given.server is None:
         raise click.UsageError("--server: missing; it can be in NANOMDM_SERVER or ctl.toml too")
-    server = _server(given.server)
-    user = given.user or ADMIN_USER
-    if ":" in user:
-        raise click.UsageError("--user: there must be no colon")
     key = given.key
     if key is None and sys.stdin.isatty():
         key = click.prompt("API key", hide_input=True, err=True)
     if key is None or not key.strip():
         raise click.UsageError("--key: missing; it can be in NANOMDM_KEY or ctl.toml too")
+    return client_to(given.server, given.user, key, given.ca)
+
+
+def client_to(
+    server: str,
+    user: str | None,
+    key: str,
+    ca: str | None,
+    *,
+    ca_option: str = "--ca",
+    retry: bool = True,
+) -> Client:
+    """
+    @param user: L{None} for the one of C{--api}.
+    @param ca: the file with the root CAs, L{None} for the system's.
+    @param ca_option: what names that file.
+    @param retry: see L{Client}.
+    @raise click.UsageError: one of them can not be meant.
+    """
+    url = _server(server)
+    name = user or ADMIN_USER
+    if ":" in name:
+        raise click.UsageError("--user: there must be no colon")
+    if not is_unicode(name + key):
+        raise click.UsageError("--user and --key: must be UTF-8")
     try:
-        trust = ssl.create_default_context(cafile=given.ca)
+        trust = ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise click.UsageError(f"--ca: {given.ca}: {text}") from None
-    return Client(server, user, key, trust)
+        raise click.UsageError(f"{ca_option}: {ca}: {text}") from None
+    return Client(url, name, key, trust, retry)
 
 
 def _server(value: str) -> SplitResult:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from attrs import field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 #: What the file calls the table of profiles.
 _PROFILES: Final = "profiles"
@@ -31,6 +31,16 @@ class Profile:
     user: str | None = None
     key: str | None = field(default=None, repr=False)
     ca: str | None = None
+
+    def with_given(self, **given: str | None) -> Profile:
+        """
+        @param given: what was said elsewhere, which counts more unless it is empty.
+        @return: all of it.  If the server is another one, nothing of this: its key must
+            not get there.
+        """
+        told = {name: value for name, value in given.items() if value}
+        own = Profile() if told.get("server", self.server) != self.server else self
+        return evolve(own, **told)
 
 
 def profile_path() -> Path:

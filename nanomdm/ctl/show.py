@@ -127,12 +127,11 @@ def print_item(item: Item, as_json: bool) -> None:
         for name, value in rows:
             echo(f"{name}\t{value}")
         return
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    width = max((cell_len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        table.add_row(Text(_encodable(name, sys.stdout)), Text(_encodable(value, sys.stdout)))
-    Console(highlight=False).print(table)
+        # The terminal folds what is too long for it: then it can be copied in one piece.
+        padding = " " * (width - cell_len(name))
+        echo(f"{click.style(name, bold=True)}{padding}  {value}")
 
 
 def _members(item: Item, prefix: str = "") -> Iterator[tuple[str, str]]:

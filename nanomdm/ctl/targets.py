@@ -82,7 +82,7 @@ class Targets:
 
     def resolve(self, client: Client) -> list[str]:
         """
-        @return: the enrollment ids, each once.
+        @return: the enrollment ids, each once; none only where a file or list is empty.
         @raise Failed: there is no device with one of the serial numbers.
         """
         if self.everyone:
@@ -92,7 +92,7 @@ class Targets:
         for file in self.files:
             ids.update(dict.fromkeys(_read_ids(file)))
         ids.update(dict.fromkeys(_of_serials(client, self.serials)))
-        if not ids:
+        if not ids and not self.files:
             raise click.UsageError("for whom? There is not a single id")
         return list(ids)
 

@@ -96,7 +96,8 @@ class _Ticker:
 @contextmanager
 def _written(name: str) -> Iterator[Callable[[bytes], object]]:
     """
-    Write a file that appears once it is whole.
+    Write a file that appears once it is whole.  A device or a pipe stays what it is, and
+    so does a link.
 
     @return: writes bytes.
     """
@@ -104,7 +105,12 @@ def _written(name: str) -> Iterator[Callable[[bytes], object]]:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    part = Path(f"{name}.part")
+    if Path(name).exists() and not Path(name).is_file():
+        with open(name, "wb") as raw, _packed(raw, name) as file:
+            yield file.write
+        return
+    target = Path(name).resolve()
+    part = Path(f"{target}.part")
     part.unlink(missing_ok=True)
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
@@ -112,7 +118,7 @@ def _written(name: str) -> Iterator[Callable[[bytes], object]]:
                 yield file.write
             raw.flush()
             os.fsync(raw.fileno())
-        os.replace(part, name)
+        os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ What can be said on the command line about the keys of a command.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -130,12 +131,25 @@ class Assignment(click.ParamType[Any]):
         if operator == "=":
             return Assigned(name, rest)
         try:
-            return Assigned(name, read_file(rest) if operator == "@" else json.loads(rest))
+            return Assigned(name, read_file(rest) if operator == "@" else _json(rest))
         except (OSError, MessageError) as error:
             text = error.strerror if isinstance(error, OSError) else error
             self.fail(f"{name}: {rest}: {text}", param, ctx)
         except (ValueError, RecursionError) as error:
             self.fail(f"{name}: is not JSON: {error}", param, ctx)
+
+
+def _json(text: str) -> Any:
+    """
+    @raise ValueError: it is no JSON, or has a number that no property list has.
+    """
+    return json.loads(text, parse_constant=_number, parse_float=_number)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def read_file(path: str) -> bytes:

@@ -83,6 +83,7 @@ class Channel(http.HTTPChannel):
     _lines = 0
     _folded = False
     _held = False
+    _silent = True
     _unread: Request | None = None
 
     def __init__(self) -> None:
@@ -119,6 +120,7 @@ class Channel(http.HTTPChannel):
         The parser would look through the whole of an incomplete line again with
         each segment, so it gets lines only when they are complete.
         """
+        self._silent = False
         if self.refused:
             return
         if self._busyReceiving:
@@ -288,13 +290,16 @@ class Channel(http.HTTPChannel):
             return False
         return bool(super().checkPersistence(request, version))
 
-    def close_when_idle(self) -> None:
+    def close_when_idle(self, patient: bool) -> None:
         """
         Close now, or after the answer to the request that is under way.
+
+        @param patient: the first request may be; clients do not send it again, as they
+            do with others.
         """
         if self.requests:
             self.persistent = False
-        else:
+        elif not (self._partial_line or (patient and self._silent)):
             self._close()
 
     def _close(self) -> None:
@@ -363,12 +368,7 @@ class Channel(http.HTTPChannel):
             return
         self.refused = True
         self._log_refusal(code, reason)
-        begun = any(request.startedWriting for request in self.requests)
         self._forget_request()
-        if begun:
-            # The refusal would be taken for a part of the answer.
-            self.transport.abortConnection()
-            return
         retry = b"Retry-After: %d\r\n" % RETRY_AFTER if code == http.SERVICE_UNAVAILABLE else b""
         title = http.RESPONSES[code]
         body = title + b"\n"

@@ -20,6 +20,9 @@ from nanomdm.metrics.http import HTTPMetrics
 #: Seconds between two looks at all connections' deadlines.
 _SWEEP_INTERVAL: Final = 5.0
 
+#: Seconds from the beginning of the end in which new connections must begin to speak.
+_FIRST_BYTE: Final = 1.0
+
 
 @define(eq=False)
 class _Drain:
@@ -28,6 +31,7 @@ class _Drain:
     """
 
     deadline: IDelayedCall
+    patience: IDelayedCall
     done: Deferred[None] = Factory(Deferred)
 
 
@@ -167,12 +171,18 @@ class Site(server.Site):
         @param deadline: seconds after which the remaining ones are cut off.
         @return: fires when nothing is left.
         """
-        self._drain = _Drain(self._clock.callLater(deadline, self._cut_off))
+        later = self._clock.callLater
+        self._drain = _Drain(
+            later(deadline, self._cut_off), later(_FIRST_BYTE, self._close_idle, patient=False)
+        )
         done = self._drain.done
-        for channel in list(self._channels):
-            channel.close_when_idle()
+        self._close_idle(patient=True)
         self._check_drained()
         return done
+
+    def _close_idle(self, patient: bool) -> None:
+        for channel in list(self._channels):
+            channel.close_when_idle(patient)
 
     def _cut_off(self) -> None:
         for channel in list(self._channels):
@@ -184,6 +194,7 @@ class Site(server.Site):
         drain = self._drain
         if drain is None or self._channels or self._running > 0 or drain.done.called:
             return
-        if drain.deadline.active():
-            drain.deadline.cancel()
+        for call in (drain.deadline, drain.patience):
+            if call.active():
+                call.cancel()
         drain.done.callback(None)

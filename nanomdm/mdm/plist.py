@@ -23,12 +23,16 @@ MAX_DEPTH: Final = 64
 
 _CONTAINERS: Final = frozenset({"dict", "array"})
 _LEAVES: Final = frozenset({"key", "string", "data", "integer", "real", "date", "true", "false"})
-_INTEGER: Final = re.compile(r"[+-]?\d{1,20}")
-_DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 #: Values that are built of one document unless it is said otherwise, which bounds memory.
 MAX_VALUES: Final = 100_000
+
+#: Bytes that are read at once.  A tag or comment may not be longer: what is unfinished is
+#: kept, and gone through again each time.
+_CHUNK: Final = 1 << 16
 
 _BLANKS: Final = b" \t\r\n"
 
@@ -69,7 +73,7 @@ def parse(body: bytes, keep: int = MAX_DEPTH, most: int = MAX_VALUES) -> Diction
         raise MessageError("body is not an XML property list: it does not begin with <?xml")
     reader = _Reader(keep, most)
     try:
-        reader.parser.Parse(body, True)
+        _feed(reader.parser, body)
     except expat.ExpatError as error:
         raise MessageError(f"body is not well-formed XML: {error}") from None
     finally:
@@ -79,6 +83,14 @@ def parse(body: bytes, keep: int = MAX_DEPTH, most: int = MAX_VALUES) -> Diction
     if not isinstance(reader.root, dict):
         raise MessageError("the property list is not a dictionary")
     return reader.root
+
+
+def _feed(parser: expat.XMLParserType, body: bytes) -> None:
+    for start in range(0, len(body), _CHUNK):
+        end = start + _CHUNK
+        parser.Parse(body[start:end], end >= len(body))
+        if start - parser.CurrentByteIndex > _CHUNK:
+            raise MessageError(f"a tag or comment has more than {_CHUNK} bytes")
 
 
 class _Reader:
@@ -97,7 +109,8 @@ class _Reader:
         self._depth = 0
         self._values = 0
         # The declared encoding is ignored: what is stored as text must be UTF-8.
-        self.parser = expat.ParserCreate("UTF-8")
+        # Names of attributes, which nobody needs, are not collected either.
+        self.parser = expat.ParserCreate("UTF-8", None, None)
         self.parser.buffer_text = True
         self.parser.buffer_size = 1 << 16
         self.parser.StartDoctypeDeclHandler = _refuse_declarations

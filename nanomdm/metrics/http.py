@@ -4,6 +4,7 @@ Requests and connections.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,6 +17,9 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 #: Methods that are counted by their names.
 _METHODS: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT"})
+
+#: Statuses that are counted by themselves.
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 
 
 class WatchedBudget(Protocol):
@@ -120,7 +124,9 @@ class HTTPMetrics:
         key = (endpoint, method, code)
         counter = self._counters.get(key)
         if counter is None:
-            counter = self._requests.labels(endpoint, method.decode(), str(code))
+            # The server behind /authproxy/ may make up others than there are.
+            status = str(code) if code in _STATUSES else f"{code // 100}xx"
+            counter = self._requests.labels(endpoint, method.decode(), status)
             self._counters[key] = counter
         counter.inc()
 

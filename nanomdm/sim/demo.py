@@ -27,12 +27,13 @@ from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 
 from nanomdm.errors import NanoMDMError
-from nanomdm.sim.apns import SimulatedAPNs
+from nanomdm.sim.apns import SeenPush, SimulatedAPNs
 from nanomdm.sim.client import DeviceClient, SimulationError, fetch
 from nanomdm.sim.demo_daemon import DaemonProcess, start_daemon
 from nanomdm.sim.demo_directory import DemoDirectory
 from nanomdm.sim.demo_push import PushAlarm
 from nanomdm.sim.demo_terminal import Terminal
+from nanomdm.sim.feed import PushFeed
 
 HOST: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65535
@@ -275,9 +276,10 @@ async def _run(reactor: Any, options: Namespace, terminal: Terminal) -> None:
         terminal.step("server", "port taken", f"{options.port} is in use, taking {port}")
     api_key = secrets.token_urlsafe(16)
     alarm = PushAlarm(directory.mac, terminal)
-    apns = SimulatedAPNs(reactor, directory.ca)
-    apns.on_push = alarm.ring
+    feed = PushFeed(reactor, directory.path)
+    apns = _apns(reactor, directory, alarm, feed)
     await apns.start()
+    await feed.start()
     daemon = _start(reactor, directory, port, api_key, apns)
     pool = HTTPConnectionPool(reactor)
     http = HTTPClient(Agent(reactor, pool=pool))
@@ -290,8 +292,25 @@ async def _run(reactor: Any, options: Namespace, terminal: Terminal) -> None:
     finally:
         await pool.closeCachedConnections()
         await daemon.stop()
+        await feed.stop()
         await apns.stop()
         over.callback(None)
+
+
+def _apns(
+    reactor: Any, directory: DemoDirectory, alarm: PushAlarm, feed: PushFeed
+) -> SimulatedAPNs:
+    """
+    @param feed: tells other simulated devices, see C{nanomdmctl simulate devices}.
+    """
+
+    def pushed(push: SeenPush) -> None:
+        alarm.ring(push)
+        feed.publish(push)
+
+    apns = SimulatedAPNs(reactor, directory.ca)
+    apns.on_push = pushed
+    return apns
 
 
 def _start(

@@ -338,17 +338,16 @@ def _unreadable(dsn: str) -> str:
     return _POSTGRES_FORMS
 
 
-def safe(dsn: str) -> str:
+def safe(kind: str, dsn: str) -> str:
     """
+    @param kind: C{mysql} or C{pgsql}; what one takes for a user name can be a password
+        to the other.
     @param dsn: for L{parse_mysql} or L{parse_postgres}.
     @return: host, port, database and user, for messages and the log; never a
         password.
     """
     try:
-        if _POSTGRES_URL.match(dsn) or _KEYWORDS.match(dsn):
-            parts = _postgres(dsn)
-        else:
-            parts = _mysql(dsn)[0]
+        parts = _postgres(dsn) if kind == "pgsql" else _mysql(dsn)[0]
     except ConfigError:
         return "unreadable DSN"
     return " ".join(f"{name}={parts[name]}" for name in _SHOWN if name in parts)

@@ -161,4 +161,4 @@ class StorageSettings:
         """
         if self.dsn is None:
             return "memory"
-        return safe(self.dsn) if isinstance(self.dsn, str) else str(self.dsn)
+        return safe(self.kind, self.dsn) if isinstance(self.dsn, str) else str(self.dsn)

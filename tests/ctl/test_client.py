@@ -210,7 +210,8 @@ class RetryTests(ClientCase):
         path = self.home / "command"
         path.write_bytes(samples.command("C1"))
         for arguments in (("push",), ("enqueue", str(path))):
-            server = self.web((503, b'{"push_error": "busy"}'), (200, b"{}"))
+            done = b'{"status": {"D1": {"push_result": "1"}}}'
+            server = self.web((503, b'{"push_error": "busy"}'), (200, done))
             result = await self.ctl(*arguments, "--id", "D1")
             self.assertEqual(result.exit_code, 0)
             first, second = server.asked

@@ -232,6 +232,8 @@ class PrintTests(SynchronousTestCase):
         for words, *given in (
             ("is not NAME=TEXT", "A"),
             ("is not JSON", "A:=x"),
+            ("NaN is no number", "A:=[NaN]"),
+            ("1e999 is no number", "A:=1e999"),
             ("No such file", "A@nowhere"),
             ("no property list", "A:=null"),
             ("more than once", "A=1", "A=2"),
@@ -312,8 +314,14 @@ class SendTests(CtlCase):
         await self.enroll()
         path = self.home / "erase.plist"
         path.write_bytes(plistlib.dumps({"RequestType": "EraseDevice"}))
-        for command in (("EraseDevice",), ("raw", str(path))):
-            line = await self.refused("command", *command, "--id", "D1", code=2)
+        whole = self.home / "whole.plist"
+        whole.write_bytes(samples.plist(CommandUUID="C1", Command={"RequestType": "EraseDevice"}))
+        for command in (
+            ("command", "EraseDevice"),
+            ("command", "raw", str(path)),
+            ("enqueue", str(whole)),
+        ):
+            line = await self.refused(*command, "--id", "D1", code=2)
             self.assertIn("EraseDevice for D1: needs --yes", line)
         self.assertEqual((await self.report("Idle")).body, b"")
         result = await self.ctl("command", "EraseDevice", "--id", "D1", "--no-push", "--yes")

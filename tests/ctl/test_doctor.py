@@ -253,6 +253,7 @@ class ServerTests(DoctorCase):
         One of another version, whose clock is wrong, and that is not ready.
         """
         root = Resource()
+        asked = []
         for name, status, body, date in (
             ("version", 200, b'{"version": "0.0.1"}', "Sat, 21 Nov 2020 06:00:00 GMT"),
             ("readyz", 503, b'{"status": "draining"}', None),
@@ -261,12 +262,15 @@ class ServerTests(DoctorCase):
             web.status, web.body = status, body
             web.headers = {"Date": date} if date else {}
             root.putChild(name.encode(), web)
+            asked.append(web.asked)
         self.port = listen(self, root)
         told = await self.told(code=1)
         self.assertIn("warn server: it runs version 0.0.1", told[0])
         self.assertRegex(told[1], "fail clock: the clock of the server and of this machine differ")
         self.assertEqual(told[2], "fail server: it is not ready: draining")
         self.assertEqual(told[3], "fail key: there is no API")
+        # Nobody waits for it to become better.
+        self.assertEqual([len(one) for one in asked], [1, 1])
 
     async def test_noServerAtAll(self) -> None:
         self.port = listen(self, WebServer())
@@ -278,3 +282,5 @@ class ServerTests(DoctorCase):
         self.assertIn("--server: is not https://host", line)
         line = await self.refused("doctor", "--server-ca", str(Path("nowhere")), code=2)
         self.assertIn("--server-ca: nowhere", line)
+        line = await self.refused("doctor", "--user", "a:b", code=2)
+        self.assertIn("--user: there must be no colon", line)

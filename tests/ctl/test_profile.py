@@ -84,6 +84,17 @@ class OrderTests(SettingsCase):
         variables = {"NANOMDM_SERVER": self.url, "NANOMDM_KEY": KEY}
         self.assertEqual(await self.who(**variables), f"nanomdm:{KEY}")
 
+    async def test_otherServer(self) -> None:
+        """
+        The key of one server does not get to another.
+        """
+        self.write('server = "http://127.0.0.1:1"\nuser = "jo"\nkey = "of the file"')
+        self.assertIn("--key: missing", await self.usage("--server", self.url))
+        self.assertIn("--key: missing", await self.usage(NANOMDM_SERVER=self.url))
+        self.assertEqual(await self.who(NANOMDM_SERVER=self.url, NANOMDM_KEY="K"), "nanomdm:K")
+        self.write(f'server = "{self.url}"\nuser = "jo"\nkey = "of the file"')
+        self.assertEqual(await self.who("--server", self.url), "jo:of the file")
+
     async def test_profile(self) -> None:
         """
         A profile has nothing from outside: no key gets to another server.

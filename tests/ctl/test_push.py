@@ -22,6 +22,14 @@ class PushTests(BatchCase):
         self.assertEqual((first.method, first.uri), ("PUT", "/v1/push/D1"))
         self.assertEqual((second.method, second.uri), ("PUT", "/v1/push/D1%3AU1?force=1"))
 
+    async def test_emptyFile(self) -> None:
+        """
+        A list of what there is to do may be empty, and then nothing is done.
+        """
+        self.serve()
+        result = await self.ctl("push", "--file", "-", input="# nobody\n")
+        self.assertEqual((result.stderr, result.exit_code), ("", 0))
+
     async def test_json(self) -> None:
         printed = json.loads(await self.printed("push", "--id", "D1", "--json"))
         self.assertEqual(

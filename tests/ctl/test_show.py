@@ -193,6 +193,14 @@ class ItemTests(ShowCase):
         self.assertIn(f"inner.c\\u001b  {SEEN}\n", plain)
         self.assertNotIn("\x1b", plain)
 
+    def test_long(self) -> None:
+        """
+        The terminal breaks a long value, and it can be copied in one piece.
+        """
+        self.output(tty=True)
+        show.print_item({"key": "x" * 300}, as_json=False)
+        self.assertIn("x" * 300 + "\n", self.terminal.text)
+
     def test_json(self) -> None:
         show.print_item(self.item, as_json=True)
         self.assertEqual(json.loads(self.terminal.text), self.item)

@@ -144,7 +144,6 @@ class UsageTests(TargetsCase):
     async def test_nobody(self) -> None:
         self.assertIn("Give --id, --serial, --file or --all", await self.usage())
         self.assertIn("There is not a single id", await self.usage("--id", ","))
-        self.assertIn("There is not a single id", await self.usage("--file", "-", input="# x\n"))
 
     async def test_allAndSome(self) -> None:
         for more in (("--id", "D1"), ("--serial", "S"), ("--file", "-")):

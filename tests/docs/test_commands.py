@@ -196,8 +196,11 @@ def ctl_commands(command: click.Command = main) -> Iterator[click.Command]:
     @return: C{nanomdmctl} and all that is below it.
     """
     yield command
-    for below in getattr(command, "commands", {}).values():
-        yield from ctl_commands(below)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if below := command.get_command(context, name):
+                yield from ctl_commands(below)
 
 
 class CommandTests(SynchronousTestCase):

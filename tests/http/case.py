@@ -19,6 +19,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.resource import Resource
 
 from nanomdm.config import Settings
+from nanomdm.http.offload import Offloader
 from nanomdm.http.site import Site
 from nanomdm.push.address import APNsURL
 from nanomdm.sim.ca import DeviceIdentity, ThrowawayCA
@@ -93,6 +94,15 @@ class ClientCase(TestCase):
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
 
+    def offloader(self) -> Offloader:
+        """
+        @return: one that has no threads any more after the test.
+        """
+        offloader = Offloader(reactor)
+        offloader.start()
+        self.addCleanup(offloader.stop)
+        return offloader
+
     async def request(
         self,
         method: str,
@@ -148,14 +158,15 @@ class ServerCase(ClientCase):
         self.daemon.privilegedStartService()
         self.daemon.startService()
         self.addCleanup(self.daemon.stopService)
-        self.port = self.daemon._port.getHost().port
-        self.storage = self.daemon._storage
+        parts = self.daemon.parts
+        self.site, self.storage = parts.main.site, parts.storage
+        self.port = parts.main.port.getHost().port
 
     def resource(self, name: str) -> Any:
         """
         What is at the top of the resource tree under a name.
         """
-        return self.daemon._site.resource.children[name.encode()]
+        return self.site.resource.children[name.encode()]
 
     async def enqueue(self, ids: str, uuid: str = "C1", query: str = "?nopush=1") -> Answer:
         """

@@ -779,7 +779,7 @@ class FailureTests(ProxyCase):
         await asked
         client.abort()
         await client.ended
-        while self.daemon._site._channels:
+        while self.site._channels:
             await deferLater(reactor, 0, lambda: None)
         looked.callback(CertificateHolder("D1"))
         await self.idle()
@@ -840,7 +840,7 @@ class FailureTests(ProxyCase):
         target = await asked
         target.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
         await self.sees(client, b"hello")
-        self.assertEqual(self.daemon._site.budget.used, 0)
+        self.assertEqual(self.site.budget.used, 0)
         target.say(b"world")
         self.assertTrue((await client.ended).clean)
 
@@ -1115,7 +1115,7 @@ class UploadTests(ProxyCase):
             for _ in range(100):
                 await deferLater(reactor, 0, lambda: None)
         self.assertLess(produced, 32 * MIB)
-        self.assertEqual(self.daemon._site.budget.used, 0)
+        self.assertEqual(self.site.budget.used, 0)
         target.transport.resumeProducing()
         while target.size < ASSET:
             await deferLater(reactor, 0, lambda: None)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IProcessTransport
 from twisted.python.failure import Failure
 
-from nanomdm import tap
+from nanomdm import routes
 from tests import samples
 from tests.http.case import CHECKIN, RESULT, ServerCase
 from tests.process import DaemonProcess
@@ -38,7 +38,7 @@ class DumpTests(ServerCase):
 
     def setUp(self) -> None:
         self.output = FakeOutput()
-        self.patch(tap, "standard_output", lambda: self.output)
+        self.patch(routes, "standard_output", lambda: self.output)
 
     def shown(self) -> tuple[str, str, str, str]:
         """

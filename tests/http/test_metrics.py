@@ -45,7 +45,8 @@ class MetricsCase(ServerCase):
         # Each scrape sees everything that was before it.
         self.patch(registry, "_FRESH", 0.0)
         super().serve(**{"metrics_listen": "tcp:0:interface=127.0.0.1", **settings})
-        self.metrics_port = self.daemon._metrics_port.getHost().port
+        self.metrics = self.daemon.parts.metrics
+        self.metrics_port = self.metrics.port.getHost().port
 
     async def look(self, path: str, method: str = "GET") -> Answer:
         """
@@ -190,8 +191,8 @@ class OpenTests(MetricsCase):
         What is refused there takes nothing from the main site.
         """
         self.serve()
-        site = self.daemon._metrics.site
-        self.assertIsNot(site.budget, self.daemon._site.budget)
+        site = self.metrics.site
+        self.assertIsNot(site.budget, self.site.budget)
         self.assertEqual((site.max_body_size, site.budget.total), (4096, 1 << 20))
         clients = await gatherResults(
             [

@@ -120,7 +120,7 @@ class ReportTests(ServerCase):
         arrived: Deferred[None] = Deferred()
         gone: Deferred[None] = Deferred()
         offloader = self.resource("mdm")._identities._offloader
-        site = self.daemon._site
+        site = self.site
         run, original = offloader.run, site.disconnected
 
         async def running(*args: Any) -> Any:

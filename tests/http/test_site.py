@@ -114,8 +114,44 @@ class SiteTests(SiteCase):
 
     def test_drainIdle(self) -> None:
         transport = self.connect()
+        self.send(transport, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.answer()
+        self.assertTrue(transport.connected)
         drained = self.site.drain(30)
         self.assertFalse(transport.connected)
+        self.successResultOf(drained)
+        self.assertClean()
+
+    def test_drainNew(self) -> None:
+        """
+        Who has just connected may say something within a second.
+        """
+        slow, silent = self.connect(), self.connect()
+        drained = self.site.drain(30)
+        self.clock.advance(0.9)
+        self.assertTrue(silent.connected)
+        self.send(slow, b"GE")
+        self.clock.advance(0.1)
+        self.assertFalse(silent.connected)
+        self.send(slow, b"T /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertNoResult(drained)
+        self.answer()
+        self.assertTrue(slow.value().endswith(b"\r\n\r\ndone"))
+        self.assertFalse(slow.connected)
+        self.successResultOf(drained)
+        self.assertClean()
+
+    def test_drainBeginning(self) -> None:
+        """
+        A request of which not even the first line is there is answered, too.
+        """
+        transport = self.connect()
+        self.send(transport, b"GET /slow HT")
+        drained = self.site.drain(30)
+        self.clock.advance(2)
+        self.send(transport, b"TP/1.1\r\nHost: a\r\n\r\n")
+        self.answer()
+        self.assertTrue(transport.value().endswith(b"\r\n\r\ndone"))
         self.successResultOf(drained)
         self.assertClean()
 

@@ -446,6 +446,28 @@ class StructureTests(Refusals):
         error = self.assertRaises(MessageError, parse, body)
         self.assertLess(len(str(error)), 100)
 
+    def test_longTags(self) -> None:
+        """
+        A tag, a comment or the like can not be so long that it would hold the reader up;
+        text can.
+        """
+        long = 1 << 18
+        attributes = b" ".join(b"a%d=''" % number for number in range(long // 4))
+        for inside in (
+            b"<string %s/>" % attributes,
+            b"<string a='%s'/>" % (b"b" * long),
+            b"<%s/>" % (b"b" * long),
+            b"<!--%s--><true/>" % (b"b" * long),
+            b"<?b %s?><true/>" % (b"b" * long),
+            b"<" + b"b" * long,
+        ):
+            for keep in (0, MAX_DEPTH):
+                self.refused(value(inside), "a tag or comment has more than 65536 bytes", keep)
+        doctype = b'<!DOCTYPE plist SYSTEM "%s">' % (b"b" * long)
+        self.refused(document(b"<dict/>", XML + doctype), "a tag or comment has more than")
+        for inside in (b"b" * long, b"<![CDATA[%s]]>" % (b"b" * long), b"<!---->" * long):
+            parse(value(b"<string>%s</string>" % inside + b" " * long) + b"\n" * long)
+
     def test_depth(self) -> None:
         """
         The limit is the same whether values are kept or skipped.
@@ -485,7 +507,7 @@ class MalformedScalarTests(Refusals):
     def test_integers(self) -> None:
         for text in (
             *(b"", b" ", b"-", b"1.0", b"0x10", b"1e3", b"1_000", b"1 2", b"--1", b"one"),
-            *(b"9" * 21, b"9" * 100_000, b"-" + b"9" * 5000),
+            *(b"9" * 21, b"9" * 100_000, b"-" + b"9" * 5000, "\N{ARABIC-INDIC DIGIT ONE}".encode()),
         ):
             body = value(b"<integer>" + text + b"</integer>")
             self.refused(body, "not an integer")
@@ -518,5 +540,6 @@ class MalformedScalarTests(Refusals):
         for text in (
             *(b"", b"now", b"2026-11-20", b"2026-11-20T10:00:00", b"2026-11-20T10:00:00+00:00"),
             *(b"2026-11-20T10:00:00.5Z", b"20261120T100000Z", b"2026-11-20T10:00:00Z!"),
+            "202\N{ARABIC-INDIC DIGIT SIX}-11-20T10:00:00Z".encode(),
         ):
             self.refused(value(b"<date>" + text + b"</date>"), "not a date")

@@ -4,6 +4,8 @@ Tests for L{nanomdm.metrics.http}, and for what the site and its endpoints tell 
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from prometheus_client import CollectorRegistry
 
 from nanomdm.http.endpoint import Folder
@@ -61,6 +63,17 @@ class HTTPMetricsTests(SiteCase):
         self.assertEqual(len(self.scrape().labels(REQUESTS)), 1)
         self.assertEqual(len(self.metrics._counters), 1)
         transport.closed()
+
+    def test_madeUpStatuses(self) -> None:
+        """
+        Nor does what the server behind C{/authproxy/} thinks of.
+        """
+        for code in range(500, 600):
+            self.metrics.count("/authproxy", b"GET", code)
+        self.assertEqual(self.count("/authproxy", "GET", "503"), 1)
+        self.assertIsNone(self.count("/authproxy", "GET", "599"))
+        known = sum(500 <= status < 600 for status in HTTPStatus)
+        self.assertEqual(self.count("/authproxy", "GET", "5xx"), 100 - known)
 
     def test_refused(self) -> None:
         """

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nanomdm.errors import ConfigError
 from nanomdm.sim.ca import ThrowawayCA
 from nanomdm.storage.dsn import parse_mysql, parse_postgres, safe
+from nanomdm.storage.settings import StorageSettings
 
 ODD = "@:/?#%&=+,;()[]{}<>~ '\"\\$!*|^`äπ🔑aZ09_-."
 
@@ -124,7 +125,18 @@ class MySQLTests(DSNCase):
                     parse_mysql(dsn),
                     {**self.WHERE, "password": password.encode(), "connect_timeout": 5},
                 )
-                self.assertEqual(safe(dsn), "host=db.example port=3307 user=nano database=mdm")
+                self.assertEqual(
+                    safe("mysql", dsn), "host=db.example port=3307 user=nano database=mdm"
+                )
+
+    def test_shownUser(self) -> None:
+        """
+        What is shown does not depend on what another kind of database would read.
+        """
+        dsn = "user=nano:sesam@tcp(h:1)/mdm"
+        self.assertEqual(safe("mysql", dsn), "host=h port=1 user=user=nano database=mdm")
+        shown = StorageSettings(kind="mysql", dsn=dsn).shown
+        self.assertEqual(shown, "host=h port=1 user=user=nano database=mdm")
 
     def test_odd_names(self) -> None:
         for name in odd_passwords(100):
@@ -235,7 +247,7 @@ class MySQLTests(DSNCase):
             ("u:se\udcffsam@/db", "is not UTF-8"),
         ):
             self.assertRefused(parse_mysql, dsn, problem)
-            self.assertNotIn("sesam", safe(dsn))
+            self.assertNotIn("sesam", safe("mysql", dsn))
 
 
 class TLSTests(DSNCase):
@@ -420,7 +432,7 @@ class PostgreSQLTests(DSNCase):
                 f"host=h port=1 user=nano dbname=mdm password='{escaped}'",
             ):
                 self.assertEqual(conninfo_to_dict(parse_postgres(dsn))["password"], password)
-                self.assertEqual(safe(dsn), "host=h port=1 user=nano dbname=mdm")
+                self.assertEqual(safe("pgsql", dsn), "host=h port=1 user=nano dbname=mdm")
 
     def test_wrong_parts(self) -> None:
         forms = (
@@ -468,7 +480,7 @@ class PostgreSQLTests(DSNCase):
             ("host=h password=se\x00sam", "holds a control character"),
         ):
             self.assertRefused(parse_postgres, dsn, problem)
-            self.assertNotIn("sesam", safe(dsn))
+            self.assertNotIn("sesam", safe("pgsql", dsn))
 
     def test_without_psycopg(self) -> None:
         with patch.dict(sys.modules, {"psycopg": None}):

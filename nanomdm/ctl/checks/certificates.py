@@ -19,7 +19,7 @@ from nanomdm.errors import ConfigError
 from nanomdm.http.tls import TLSFiles, load_tls
 from nanomdm.options import Settings
 
-_NEW_CA: Final = "Add a new CA to the file and restart the server before that."
+_NEW_CA: Final = "Add a new CA to the file in time, and restart the server."
 _NO_CA: Final = "Devices are not accepted through it: take it out of the file."
 
 

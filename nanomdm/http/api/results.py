@@ -78,7 +78,7 @@ class ResultEndpoint(NamedEndpoint):
         only(request)
         id, uuid = names
         plain = prefers_plist(request)
-        return await self._show(id, uuid, plain)
+        return await self._parts.turns.take(request, lambda: self._show(id, uuid, plain))
 
     async def _show(self, id: str, uuid: str, plain: bool) -> Response:
         answer = await self._parts.storage.result(id, uuid)

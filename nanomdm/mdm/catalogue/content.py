@@ -227,6 +227,7 @@ CONTENT: Final = (
                 choices=("Low", "High"),
             ),
         ),
+        care=Care.SEVERAL,
         any_of=("Updates.0.ProductKey", "Updates.0.ProductVersion"),
     ),
 )

@@ -9,14 +9,12 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 
 from nanomdm.http.api.keys import APIKey, APIKeys, Operator, Role
 from nanomdm.http.api.parts import APIParts
 from nanomdm.http.api.tree import api_tree
 from nanomdm.http.endpoint import Folder
-from nanomdm.http.offload import Offloader
 from nanomdm.interfaces import EnrollmentFacts
 from tests import samples
 from tests.http.case import KEY, Answer, ClientCase
@@ -64,7 +62,7 @@ class ScriptedCase(ClientCase):
             APIKeys(KEY, [key_of(role.word, role) for role in Role]),
             self.store,
             RecordingPusher(),
-            Offloader(reactor, reactor.getThreadPool()),
+            self.offloader(),
             None,
             None,
             lambda: NOW,

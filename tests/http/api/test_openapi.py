@@ -131,7 +131,7 @@ class RouteTests(ServerCase):
 
     def setUp(self) -> None:
         self.serve(checkin=True, migration=True, auth_proxy_url="http://127.0.0.1:9/")
-        self.routes = dict(walk(self.daemon._site.resource, ""))
+        self.routes = dict(walk(self.site.resource, ""))
 
     def test_everyRoute(self) -> None:
         paths = {re.sub(r"{\w+}", "{}", path): path for path in document()["paths"]}

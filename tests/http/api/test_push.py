@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.python.threadable import isInIOThread
@@ -19,7 +18,6 @@ from nanomdm.http.api import many
 from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.api.push import PushCertEndpoint, PushEndpoint
 from nanomdm.http.endpoint import Endpoint, Folder
-from nanomdm.http.offload import Offloader
 from nanomdm.interfaces import PushResult, StoredPushCertificate
 from nanomdm.sim.ca import DeviceIdentity
 from tests.http.case import KEY, ClientCase, ServerCase, ca
@@ -87,7 +85,7 @@ class APICase(ClientCase):
         """
         Make the endpoint from its parts, and serve it.
         """
-        offloader = Offloader(reactor, reactor.getThreadPool())
+        offloader = self.offloader()
         v1, root = Folder(), Folder()
         v1.putChild(name, endpoint(APIKeys(KEY), parts[0], offloader, *parts[1:]))
         root.putChild(b"v1", v1)

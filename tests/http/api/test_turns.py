@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.trial.unittest import TestCase
 
 from nanomdm.errors import Overloaded
+from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.api.turns import Turns
 from tests.http.api.fakes import ScriptedCase
 from tests.http.api.test_results import answered
@@ -98,17 +99,23 @@ class LargeAnswersTests(ScriptedCase):
         Of four requests, two ask the storage, and the others only after them.
         """
         turns: list[Deferred[Any]] = []
-        came: Deferred[None] = Deferred()
+        here = [Deferred[None]() for _ in range(4)]
+        came = iter(here)
+
+        def operator(*arguments: Any) -> Any:
+            next(came).callback(None)
+            return known(*arguments)
 
         def slow(*ignored: Any) -> Deferred[Any]:
             turns.append(Deferred())
-            if len(turns) == 2:
-                came.callback(None)
             return turns[-1]
 
+        known = APIKeys.operator
+        patched = self.patch(APIKeys, "operator", operator)
         setattr(self.store, method, slow)
         asked = [self.ask(path) for _ in range(4)]
-        await came
+        await DeferredList(here)
+        patched.restore()
         # One that needs no turn, and comes after the others.
         self.store.answers["list_queue"] = Overloaded("busy")
         self.assertEqual((await self.ask("/v1/enrollments/D1/queue")).code, 503)

@@ -1,0 +1,3 @@
+"""
+What the server does when something is wrong.
+"""

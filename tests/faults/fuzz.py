@@ -1,0 +1,96 @@
+"""
+Looks for inputs that parsers do not expect, guided by what code they reach::
+
+    python -m tests.faults.fuzz TARGET -runs=100000
+
+TARGET is a name in L{tests.faults.targets.TARGETS}; what follows are options of libFuzzer.
+It takes C{atheris}, which tests do not need and so no extra of the package has.  What it
+finds worth keeping is in C{nanomdm-fuzz} in the directory for temporary files, where the
+next run goes on: an input that raises what the parser must not raise, or takes longer
+than L{HANG}, is in a file whose name begins with C{crash-TARGET-}.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Final
+
+import atheris
+
+with atheris.instrument_imports(include=["nanomdm"]):
+    from tests.faults.mutations import change_der
+    from tests.faults.targets import TARGETS, Target
+
+#: Seconds of a processor that no input may take.
+HANG: Final = 1.0
+
+#: Bytes of an input.
+_LONGEST: Final = 1 << 14
+
+
+def attempt(target: Target, data: bytes) -> None:
+    """
+    Try an input.
+
+    @raise Exception: the parser raised what it may not raise, or took too long.
+    """
+    start = time.process_time()
+    target.try_(data)
+    taken = time.process_time() - start
+    if taken > HANG:
+        raise AssertionError(f"{len(data)} bytes took {taken:.1f} s")
+
+
+def mutate_der(data: bytes, longest: int, seed: int) -> bytes:
+    """
+    Change DER, mostly so that it stays DER.
+    """
+    rng = random.Random(seed)
+    changed = change_der(data, rng) if rng.random() < 0.9 else None
+    return (changed or atheris.Mutate(data, longest))[:longest]
+
+
+def prepare(name: str, target: Target) -> list[str]:
+    """
+    @return: arguments for libFuzzer: where inputs are, and what they are made of.
+    """
+    place = Path(tempfile.gettempdir()) / "nanomdm-fuzz"
+    corpus = place / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    options = [f"-artifact_prefix={place}/crash-{name}-", f"-max_len={_LONGEST}"]
+    if target.words:
+        words = place / f"{name}.words"
+        quoted = ("".join(f"\\x{byte:02x}" for byte in word) for word in target.words)
+        words.write_text("".join(f'"{word}"\n' for word in quoted))
+        options.append(f"-dict={words}")
+    return [*options, str(corpus)]
+
+
+def main(arguments: list[str]) -> None:
+    """
+    Fuzz one target until libFuzzer's options say that it is enough.
+    """
+    if len(arguments) < 2 or arguments[1] not in TARGETS:
+        raise SystemExit(f"usage: fuzz TARGET [-runs=N]; TARGET is one of {', '.join(TARGETS)}")
+    name = arguments[1]
+    target = TARGETS[name]
+    # Changed certificates make cryptography warn.
+    warnings.simplefilter("ignore")
+    more = {"custom_mutator": mutate_der} if target.is_der else {}
+    atheris.Setup(
+        [arguments[0], *prepare(name, target), *arguments[2:]],
+        lambda data: attempt(target, data),
+        **more,
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)
