@@ -21,6 +21,7 @@ from nanomdm.ctl.checks.certificates import check_authorities, check_other_trust
 from nanomdm.ctl.checks.database import check_storage
 from nanomdm.ctl.checks.finding import Finding, Findings, Outcome, fail, ok
 from nanomdm.ctl.checks.machine import (
+    check_contents,
     check_disk,
     check_environment,
     check_files,
@@ -184,6 +185,7 @@ def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
     yield Check("apns", partial(check_apns, settings))
     yield Check("webhook", partial(check_webhook, settings))
     yield Check("others", partial(check_others, settings))
+    yield Check("contents", partial(check_contents, settings))
     yield Check("files", partial(check_files, settings, config))
     yield Check("disk", partial(check_disk, settings))
     yield Check("open files", check_limits)

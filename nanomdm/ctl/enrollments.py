@@ -18,13 +18,19 @@ from nanomdm.ctl.options import api_options, json_option, limit_option
 from nanomdm.ctl.show import Column, Item, print_item, print_list
 from nanomdm.ctl.targets import TYPE
 
+
+def _model(item: Item) -> object:
+    # iPhones and iPads call it otherwise.
+    return item.get("model") or item.get("product_name")
+
+
 _COLUMNS: Final = (
     Column("Id", "id"),
     Column("Type", "type", rank=1),
     Column("Enabled", "enabled", rank=4),
     Column("Serial number", "serial_number", rank=2),
     Column("User", "user_short_name", rank=6),
-    Column("Model", "model", rank=3),
+    Column("Model", _model, rank=3),
     Column("OS", "os_version", rank=5),
     Column("Last seen", "last_seen_at"),
     Column("Queue", "queue_length"),
@@ -75,7 +81,7 @@ def list_(
     """
     more = {"user": of_user, "pending": pending or None}
     found = client.items("/v1/enrollments", "enrollments", limit, **which, **more)
-    print_list(_COLUMNS, found, "There is no such enrollment.", as_json)
+    print_list(_COLUMNS, found, "No enrollment matches.", as_json)
 
 
 @enrollments.command()
@@ -136,7 +142,7 @@ def _hints(facts: Item, waiting: list[Item], now: str) -> Iterator[str]:
     @return: why commands may be stuck.
     """
     if not facts["enabled"]:
-        yield "not enabled: it gets no commands until it enrolls again"
+        yield "not enabled: it gets no commands until it enrolls again or renews its push token"
     token = facts.get("push_token", {})
     if token.get("state") == "dead":
         why = f"{token.get('status', '')} {token.get('reason', '')}".strip()
@@ -149,10 +155,11 @@ def _hints(facts: Item, waiting: list[Item], now: str) -> Iterator[str]:
         command["queued_at"] > seen and command["state"] != "not_now" for command in waiting
     )
     if unseen:
-        yield f"not seen since {unseen} of the commands were queued: it may be off or offline"
+        what = "a command was" if unseen == 1 else f"{unseen} commands were"
+        yield f"not seen since {what} queued: it may be off or offline"
     for command in waiting:
         if command["state"] == "not_now":
             yield (
                 f"{command['request_type']} {command['command_uuid']}: the device said NotNow"
-                f" {command['not_now_count']} times: it may be locked or busy"
+                f" (so often: {command['not_now_count']}): it may be locked or busy"
             )

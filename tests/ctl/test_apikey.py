@@ -49,7 +49,7 @@ class APIKeyTests(CtlCase):
         self.serve(api_key_file=path)
         server = ("--server", f"http://127.0.0.1:{self.port}", "--user", "jo.admin")
         result = await self.ctl("enrollments", "list", *server, "--key", key)
-        self.assertEqual((result.stderr, result.exit_code), ("There is no such enrollment.\n", 0))
+        self.assertEqual((result.stderr, result.exit_code), ("No enrollment matches.\n", 0))
 
     async def test_neverTheSame(self) -> None:
         first, _ = await self.made("jo", "--role", "read")

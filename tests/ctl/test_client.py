@@ -307,7 +307,7 @@ class TLSTests(ClientCase):
     async def test_trusted(self) -> None:
         root = self.secure()
         result = await self.ctl(*LIST, NANOMDM_SERVER_CA=str(root))
-        self.assertEqual((result.stderr, result.exit_code), ("There is no such enrollment.\n", 0))
+        self.assertEqual((result.stderr, result.exit_code), ("No enrollment matches.\n", 0))
 
     async def test_notTrusted(self) -> None:
         self.secure()

@@ -73,7 +73,7 @@ class ListTests(EnrollmentsCase):
         await self.fill()
         for more in (["--seen-before", "1h"], ["--topic", "none"]):
             result = await self.ctl("enrollments", "list", *more)
-            self.assertEqual((result.stdout, result.stderr), ("", "There is no such enrollment.\n"))
+            self.assertEqual((result.stdout, result.stderr), ("", "No enrollment matches.\n"))
             self.assertEqual(result.exit_code, 0)
 
     async def test_mistakes(self) -> None:
@@ -118,12 +118,13 @@ class ShowTests(EnrollmentsCase):
         await self.fill()
         shown = json.loads(await self.printed("enrollments", "show", "D2", "--json"))
         self.assertEqual(
-            shown["hints"], ["not enabled: it gets no commands until it enrolls again"]
+            shown["hints"],
+            ["not enabled: it gets no commands until it enrolls again or renews its push token"],
         )
         await self.enqueue("D1")
         await self.report("NotNow", "C1")
         printed = await self.printed("enrollments", "show", "D1")
-        self.assertIn("hints\tDeviceInformation C1: the device said NotNow 1 times", printed)
+        self.assertIn("hints\tDeviceInformation C1: the device said NotNow (so often: 1)", printed)
 
     async def test_unknown(self) -> None:
         await self.fill()
@@ -151,7 +152,7 @@ class ShowTests(EnrollmentsCase):
                 "its push token is dead (410 Unregistered): no push wakes it until it sends"
                 " another",
                 "its identity certificate has expired: it may be refused",
-                "not seen since 1 of the commands were queued: it may be off or offline",
+                "not seen since a command was queued: it may be off or offline",
             ],
         )
         facts["identity_certificate"] = {"error": "unreadable"}

@@ -47,7 +47,7 @@ class SettingsCase(CtlCase):
         @return: the user and the key that the server was given.
         """
         result = await self.ctl(*LIST, *arguments, **variables)
-        self.assertEqual((result.stderr, result.exit_code), ("There is no such enrollment.\n", 0))
+        self.assertEqual((result.stderr, result.exit_code), ("No enrollment matches.\n", 0))
         given = self.web.asked[-1].header("Authorization")
         return base64.b64decode(given.removeprefix("Basic ")).decode()
 

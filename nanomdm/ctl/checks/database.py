@@ -61,8 +61,12 @@ def check_storage(storage: StorageSettings, webhook: bool) -> Findings:
     try:
         engine = engine_of(storage, storage.dsn)
         connection = _connect(storage)
+    except ImportError as error:
+        advice = f"pip install 'nanomdm-twisted[{storage.kind}]'"
+        yield fail("storage", f"{storage.kind} needs a driver: {error}", advice)
+        return
     except Exception as error:
-        # Each driver has errors of its own, and may be missing itself.
+        # Each driver has errors of its own.
         yield fail("storage", f"{storage.shown}: {reason(error)}", "Is --storage-dsn right?")
         return
     with closing(connection):

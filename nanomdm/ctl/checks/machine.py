@@ -7,14 +7,18 @@ from __future__ import annotations
 import resource
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from nanomdm.config import unknown_variables
 from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, warn
+from nanomdm.errors import ConfigError
+from nanomdm.http.api.keys import read_api_keys
 from nanomdm.http.limits import MAX_CONNECTIONS
 from nanomdm.options import Settings
+from nanomdm.service.tokens import read_token
 
 _MIB: Final = 1 << 20
 
@@ -25,17 +29,13 @@ _NO_SPACE: Final = 100 * _MIB
 #: Files that a server has open besides its connections with devices, at most.
 _OTHER_FILES: Final = 500
 
-#: What C{nanomdmctl} itself is told by.
-_OWN: Final = frozenset({"SERVER", "USER", "KEY", "PROFILE", "SERVER_CA"})
-
 
 def check_environment(environ: Mapping[str, str]) -> Findings:
     """
     Look for variables that are meant for the server, and are none of its own.
     """
     for name in unknown_variables(environ):
-        if name.removeprefix("NANOMDM_") not in _OWN:
-            yield warn("environment", f"{name} belongs to no option", "Is it misspelled?")
+        yield warn("environment", f"{name} belongs to no option", "Is it misspelled?")
 
 
 def check_files(settings: Settings, config: Path | None) -> Findings:
@@ -49,6 +49,24 @@ def check_files(settings: Settings, config: Path | None) -> Findings:
     yield from findings
     if paths and not findings:
         yield ok("files", f"nobody else can read or change {_listed(paths)}")
+
+
+def check_contents(settings: Settings) -> Findings:
+    """
+    Read the files of keys and tokens, as the server does at its start.
+    """
+    if settings.api_key_file is not None:
+        yield _content("api-key-file", partial(read_api_keys, settings.api_key_file))
+    for token in settings.token:
+        yield _content("token", partial(read_token, token))
+
+
+def _content(check: str, read: Callable[[], object]) -> Finding:
+    try:
+        read()
+    except ConfigError as error:
+        return fail(check, str(error), "The server does not start like this.")
+    return ok(check, "can be used")
 
 
 def _secrets(settings: Settings, config: Path | None) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import shutil
 
 from nanomdm.ctl.checks import machine
 from nanomdm.ctl.checks.machine import (
+    check_contents,
     check_disk,
     check_environment,
     check_files,
@@ -57,6 +58,25 @@ class MachineTests(Case):
 
     def test_noFiles(self) -> None:
         self.assertTold(check_files(self.settings(), None))
+
+    def test_contents(self) -> None:
+        """
+        What keeps the server from starting is found before it is started.
+        """
+        good, bad = self.file(name="keys", mode=0o600), self.file(name="bad", mode=0o600)
+        good.write_text(f"ops read {'0' * 64}\n")
+        bad.write_text("bad line\n")
+        for keys, words in (
+            (good, "ok api-key-file: can be used"),
+            (bad, f"fail api-key-file: --api-key-file: {bad}: line 1: is not a name"),
+        ):
+            self.assertTold(check_contents(self.settings(api_key_file=keys)), words)
+        empty = self.file(name="empty", mode=0o600)
+        empty.write_bytes(b"")
+        for path, words in ((good, "ok token: can be used"), (empty, "fail token: --token: ")):
+            settings = self.settings(token=(TokenFile("com.apple.maid", path),))
+            self.assertTold(check_contents(settings), words)
+        self.assertTold(check_contents(self.settings()))
 
     def test_disk(self) -> None:
         storage = StorageSettings(kind="sqlite", dsn=self.directory / "db")
