@@ -38,6 +38,8 @@ class EnrollmentsEndpoint(GuardedEndpoint):
         run = self._offloader.run
         rest = b"/".join(request.postpath or ())
         result = await self.work(request, await run(len(rest), parse_ids, rest))
+        # Why the status is none of success is in the answer, for each id.
+        request.notes["failed_ids"] = result.errors or None
         return await run(result.status_count * _STATUS_SIZE, _answer, result)
 
     async def work(self, request: Request, ids: list[str]) -> APIResult:

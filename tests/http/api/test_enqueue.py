@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import fail
+from twisted.logger import capturedLogs
 from twisted.python.threadable import isInIOThread
 
 from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
@@ -126,11 +127,13 @@ class EnqueueTests(ServerCase):
         self.assertEqual(await self.query("SELECT id FROM enrollment_queue"), [("D1",)])
 
     async def test_allFail(self) -> None:
-        answer = await self.enqueue("nobody,nobody")
+        with capturedLogs() as events:
+            answer = await self.enqueue("nobody,nobody,none")
         self.assertEqual(answer.code, 500)
-        self.assertEqual(
-            answer.json["status"], {"nobody": {"command_error": "unknown enrollment id"}}
-        )
+        [line] = [one for one in events if one["log_format"] == "request"]
+        self.assertEqual(line["failed_ids"], 2)
+        unknown = {"command_error": "unknown enrollment id"}
+        self.assertEqual(answer.json["status"], {"nobody": unknown, "none": unknown})
 
     async def test_escapedIds(self) -> None:
         await self.enroll()
