@@ -165,7 +165,7 @@ def answers_statement(dialect: Dialect, conditions: Sequence[str]) -> str:
     SELECT c.command_uuid, c.request_type, k.status, {dialect.unix_time("k.updated_at")},
            {dialect.unix_time("k.not_now_at")}, k.not_now_tally, k.updated_at, k.command_uuid
       FROM (SELECT r.updated_at, r.command_uuid, r.status, r.not_now_at, r.not_now_tally
-              FROM command_results AS r {dialect.use_index("nanomdm_results_newest")}
+              FROM command_results AS r
              WHERE {" AND ".join(["r.id = ?", *conditions])}
              ORDER BY r.updated_at DESC, r.command_uuid DESC LIMIT ?) AS k
       JOIN commands AS c ON c.command_uuid = k.command_uuid

@@ -365,8 +365,9 @@ class EngineContract(
 
     def assertAnswersPlan(self, plan: str) -> None:
         [line] = [line for line in plan.splitlines() if "DERIVED r " in line]
-        self.assertRegex(line, r"\b(ref|range)\b.* nanomdm_results_newest .*Using index")
-        self.assertNotIn("filesort", line)
+        # Those of one enrollment are read and sorted: another index would have to be kept up
+        # with each answer.
+        self.assertRegex(line, r"\bref\b.* PRIMARY ")
 
     async def test_listsUseTheIndexes(self) -> None:
         """

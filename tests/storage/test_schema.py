@@ -32,7 +32,6 @@ ADDED = [
     "index nanomdm_users_short_name on users",
     "index nanomdm_enrollments_enabled on enrollments",
     "index nanomdm_enrollments_topic on enrollments",
-    "index nanomdm_results_newest on command_results",
     "column nanomdm_seq of enrollment_queue",
     "index nanomdm_queue_next on enrollment_queue",
     "index nanomdm_queue_active on enrollment_queue",

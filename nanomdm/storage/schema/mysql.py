@@ -17,7 +17,6 @@ from nanomdm.storage.schema.compare import Present, ServerEngine, filled, with_i
 from nanomdm.storage.schema.tables import (
     ENROLLMENT_LISTS,
     QUEUE_NEXT,
-    RESULTS_NEWEST,
     SHORT_NAMES,
     Column,
     Index,
@@ -30,7 +29,7 @@ _INDEXES: Final = {
     "users": (SHORT_NAMES,),
     # What has no key ends with the table's, so types are sorted by id.
     "enrollments": (Index("type", ("type",)), *ENROLLMENT_LISTS),
-    "command_results": (Index("status", ("status",)), RESULTS_NEWEST),
+    "command_results": (Index("status", ("status",)),),
     "enrollment_queue": (
         Index("priority", ("priority DESC", "created_at")),
         Index("idx_queue_lookup", ("id", "active", "priority DESC", "created_at")),

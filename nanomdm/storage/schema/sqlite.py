@@ -199,6 +199,8 @@ CREATE TABLE nanomdm_webhook_failed (
 );
 """
 
+# The first is for here alone: the time stands behind the answer itself, which may be long,
+# and servers keep long ones elsewhere.
 _INSPECTION: Final = """
 CREATE INDEX nanomdm_results_newest ON command_results
     (id, updated_at, command_uuid, status, not_now_at, not_now_tally);

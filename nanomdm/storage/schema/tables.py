@@ -352,14 +352,6 @@ QUEUE_NEXT: Final = Index(
     ("id", "active", "priority DESC", "created_at", "nanomdm_seq", "command_uuid"),
 )
 
-#: What the look for an enrollment's newest answers goes through, beside long ones.  Not on
-#: PostgreSQL, where long ones lie elsewhere: it might look here for one command's answer, too,
-#: among all that the enrollment has.
-RESULTS_NEWEST: Final = Index(
-    "nanomdm_results_newest",
-    ("id", "updated_at", "command_uuid", "status", "not_now_at", "not_now_tally"),
-)
-
 #: What lists of enrollments are filtered by.  The columns of the times that devices are
 #: seen are in none: those are written all the time.
 ENROLLMENT_LISTS: Final = (
