@@ -1,5 +1,6 @@
 """
-What operators want to know about a storage.
+What operators want to know about a storage, and what the modules about enrollments,
+queues and answers have in common.
 
 Nothing is decided by these numbers, so they alone may come from a replica that
 lags behind.

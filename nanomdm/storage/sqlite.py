@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from nanomdm.errors import ConfigError
 from nanomdm.storage.dialect import Cursor, OnConflictDialect
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.schema import migrate
+from nanomdm.storage.schema.changes import wait_for
 
 #: Seconds to wait for another process that has locked the file.
 _BUSY_TIMEOUT: Final = 5
@@ -116,11 +118,16 @@ class SQLiteEngine:
     def trouble(self, error: BaseException) -> Trouble:
         if isinstance(error, (sqlite3.DataError, OverflowError)):
             return Trouble.TOO_LARGE
-        # The other bits tell more than is needed here.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _primary_code(error)
         if code in _RETRY:
             return Trouble.RETRY
         return Trouble.UNAVAILABLE if code in _UNAVAILABLE else Trouble.OTHER
+
+
+def _primary_code(error: BaseException) -> int:
+    # The other bits tell more than is needed here.
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def prepare(path: Path) -> None:
@@ -139,13 +146,28 @@ def prepare(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = _connect(path)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            wait_for(partial(_use_wal, connection), _BUSY_TIMEOUT)
             migrate(connection, SQLiteEngine.kind)
         finally:
             connection.close()
     except (OSError, sqlite3.Error, ConfigError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"--storage-dsn: {path}: {reason}") from None
+
+
+def _use_wal(connection: sqlite3.Connection) -> bool:
+    """
+    @return: whether the file is in WAL mode now.  While another server writes to a file
+        that is not, SQLite says at once that it is locked, whatever its timeout is: two
+        of them would wait for each other.
+    """
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:

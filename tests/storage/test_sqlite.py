@@ -8,15 +8,18 @@ import os
 import sqlite3
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
 from nanomdm.interfaces import EnrollmentFilter
 from nanomdm.mdm.command import parse_report
 from nanomdm.storage import commands, listing, queues, repush, results, webhook
+from nanomdm.storage.schema import changes
 from nanomdm.storage.schema.sqlite import MIGRATIONS
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.sqlite import prepare
@@ -295,6 +298,38 @@ class PrepareTests(SynchronousTestCase):
         prepare(path)
         self.assertEqual(self.version(path), len(MIGRATIONS))
         prepare(path)
+
+    def test_anotherServerStarts(self) -> None:
+        """
+        A server that finds another one at work on the new file waits for it.
+        """
+        path = Path(self.mktemp())
+        other = sqlite3.connect(path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        waited = []
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                other.execute("COMMIT")
+
+        self.patch(changes, "time", SimpleNamespace(monotonic=Clock().seconds, sleep=sleep))
+        prepare(path)
+        self.assertEqual((len(waited), self.version(path)), (3, len(MIGRATIONS)))
+
+    def test_neverUnlocked(self) -> None:
+        """
+        It does not wait for ever.
+        """
+        path = Path(self.mktemp())
+        other = sqlite3.connect(path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        clock = Clock()
+        self.patch(changes, "time", SimpleNamespace(monotonic=clock.seconds, sleep=clock.advance))
+        self.assertRefused(path, "another server has been changing the tables")
+        self.assertAlmostEqual(clock.seconds(), 5, delta=0.5)
 
     def test_newerVersion(self) -> None:
         path = Path(self.mktemp())
