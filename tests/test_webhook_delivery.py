@@ -17,9 +17,8 @@ from urllib.parse import quote
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
-from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
+from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -27,6 +26,7 @@ from twisted.trial.unittest import TestCase
 from nanomdm.sim.ca import DeviceIdentity
 from tests import samples
 from tests.http.case import CHECKIN, RESULT, ca, device
+from tests.http.line import Line, Lost, put
 from tests.process import DaemonProcess
 from tests.servers import shared, unavailable
 
@@ -63,44 +63,6 @@ class ReceiverProcess(ProcessProtocol):
         if not self._ended.called:
             self.transport.signalProcess("KILL")
         return self._ended
-
-
-class Line(Protocol):
-    """
-    A connection of a device.
-    """
-
-    def __init__(self) -> None:
-        self._data = b""
-        self._answer: Deferred[bytes] | None = None
-        self.lost = False
-
-    def ask(self, request: bytes) -> Deferred[bytes]:
-        """
-        @return: fires with the status line, or with nothing when the connection is lost.
-        """
-        answer = self._answer = Deferred()
-        if self.lost:
-            self._end(b"")
-        else:
-            self.transport.write(request)
-        return answer
-
-    def dataReceived(self, data: bytes) -> None:
-        self._data += data
-        # No answer has a body.
-        if self._data.endswith(b"\r\n\r\n"):
-            data, self._data = self._data, b""
-            self._end(data.partition(b"\r\n")[0])
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = True
-        self._end(b"")
-
-    def _end(self, status: bytes) -> None:
-        if self._answer is not None:
-            answer, self._answer = self._answer, None
-            answer.callback(status)
 
 
 class Device:
@@ -150,31 +112,25 @@ class Device:
         Close the connection.
         """
         if self._line is not None:
-            self._line.transport.loseConnection()
-            self._line = None
+            self._line.hang_up()
 
     async def _send(self, body: bytes, content_type: str) -> None:
-        head = (
-            "PUT /mdm HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: {content_type}\r\nX-Cert: {self._certificate}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        status = b""
-        while status != b"HTTP/1.1 200 OK":
-            if status:
-                raise AssertionError(status)
-            self._line = self._line or await self._connect()
-            status = await self._line.ask(head.encode() + body)
-            if self._line.lost:
-                self._line = None
+        headers = [("Content-Type", content_type), ("X-Cert", self._certificate)]
+        request = put("/mdm", body, headers)
+        while True:
+            if self._line is None or self._line.lost:
+                self._line = await self._connect()
+            try:
+                reply = await self._line.ask(request)
+            except Lost:
+                continue
+            assert reply.code == 200, reply
+            return
 
     async def _connect(self) -> Line:
         while True:
-            port = self._ports[next(self._turns)]
             try:
-                endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-                line: Line = await connectProtocol(endpoint, Line())
-                return line
+                return await Line.connect(self._ports[next(self._turns)])
             except ConnectError:
                 # The other one lives.
                 await deferLater(reactor, 0.01)
