@@ -145,7 +145,8 @@ def lost(kept: dict[str, Account], connection: Any) -> list[str]:
             if not (enabled and int(token or "0", 16) >= account.token and tally >= account.tally):
                 missing.append(f"{id}: token {token}, {tally} times, for {account}")
         if account.bootstrap:
-            found = int(base64.b64decode(bootstraps.get(id) or ""))
+            encoded = bootstraps.get(id)
+            found = int(base64.b64decode(encoded)) if encoded else 0
             if found < account.bootstrap:
                 missing.append(f"{id}: bootstrap token {found} for {account.bootstrap}")
     return missing
