@@ -31,6 +31,7 @@ class Account:
     @ivar answers: statuses and bodies of the device's last answers, of those that the server
         acknowledged, by command.
     @ivar ended: commands that were answered for good.
+    @ivar cancelled: commands that the operator was told are cancelled.
     @ivar token: the last push token that the server acknowledged; C{token_sent} was sent.
     @ivar bootstrap: the same of the bootstrap token, with C{bootstrap_sent}.
     @ivar tally: how many C{TokenUpdate}s were acknowledged.
@@ -42,6 +43,7 @@ class Account:
     accepted: set[str] = Factory(set)
     answers: dict[str, tuple[str, bytes]] = Factory(dict)
     ended: set[str] = Factory(set)
+    cancelled: set[str] = Factory(set)
     token: int = 0
     token_sent: int = 0
     bootstrap: int = 0
@@ -56,7 +58,7 @@ class Account:
         """
         Commands that the device must still get.
         """
-        return self.accepted - self.ended
+        return self.accepted - self.ended - self.cancelled
 
     @property
     def untold(self) -> set[int]:

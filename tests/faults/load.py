@@ -63,7 +63,7 @@ class Place:
 
 class Client:
     """
-    Sends requests one after the other, each until it is answered with 200.
+    Sends requests one after the other, each until it is answered.
     """
 
     def __init__(self, place: Place, random: Random) -> None:
@@ -71,9 +71,10 @@ class Client:
         self._random = random
         self._line: Line | None = None
 
-    async def send(self, request: bytes) -> bytes:
+    async def send(self, request: bytes, *refusals: int) -> Reply:
         """
-        @return: the body of the answer.
+        @param refusals: statuses that are answers, too, besides 200.
+        @return: the answer.
         """
         place = self._place
         while True:
@@ -83,8 +84,8 @@ class Client:
                 await deferLater(reactor, AGAIN)
                 continue
             place.replies[reply.code] += 1
-            if reply.code == 200:
-                return reply.body
+            if reply.code == 200 or reply.code in refusals:
+                return reply
             assert reply.code in place.tolerated, reply
             # Somewhere else, perhaps.
             self.hang_up()
@@ -209,7 +210,7 @@ class Member:
 
         @return: the next command.
         """
-        account = self.account
+        account, cancelled = self.account, set(self.account.cancelled)
 
         def acknowledged(body: bytes) -> None:
             if uuid is not None:
@@ -217,7 +218,9 @@ class Member:
                 if status != "NotNow":
                     account.ended.add(uuid)
 
-        return await self._send(RESULT, acknowledged, Status=status, CommandUUID=uuid)
+        command = await self._send(RESULT, acknowledged, Status=status, CommandUUID=uuid)
+        assert not command or samples.uuid_of(command) not in cancelled, (self.id, command)
+        return command
 
     async def _check_in(self, message_type: str, **members: Any) -> bytes:
         return await self._send(CHECKIN, MessageType=message_type, **members)
@@ -236,7 +239,7 @@ class Member:
         answer = await self.client.send(put("/mdm", body, headers))
         self.account.acknowledged.append(number)
         acknowledged(body)
-        return answer
+        return answer.body
 
 
 class Load:
@@ -356,6 +359,8 @@ class Load:
                 continue
             number += 1
             await self.enqueue(f"C{number:06}", self._random.sample(self.members, 10))
+            if number % 4 == 0:
+                await self.cancel(self._random.choice(self.members))
 
     async def enqueue(self, uuid: str, members: Collection[Member]) -> None:
         """
@@ -368,3 +373,15 @@ class Load:
         )
         for member in members:
             member.account.accepted.add(uuid)
+
+    async def cancel(self, member: Member) -> None:
+        """
+        Cancel a command of a device, if there is one.  That it is answered already is an
+        answer, too, and so is that it is cancelled, to whoever asks again.
+        """
+        account = member.account
+        for uuid in sorted(account.outstanding)[:1]:
+            path = f"/v1/enrollments/{member.id}/queue/{uuid}"
+            request = put(path, b"", basic("nanomdm", KEY), "DELETE")
+            if (await self._operator.send(request, 404, 409)).code != 409:
+                account.cancelled.add(uuid)
