@@ -28,6 +28,7 @@ from nanomdm.assembly import (
 from nanomdm.config import Options, Settings, refuse
 from nanomdm.daemon import Daemon, Parts
 from nanomdm.errors import ConfigError
+from nanomdm.hardening import harden
 from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.offload import Offloader
 from nanomdm.http.site import Site
@@ -58,6 +59,7 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    harden(options.parent or {}, reactor)
     reactor.callWhenRunning(_settle)
     try:
         daemon = build(options.settings, reactor)

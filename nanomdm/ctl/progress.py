@@ -5,7 +5,6 @@ How far a migration is, in a file, so that it can go on after an interruption.
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from nanomdm.errors import StorageError
+from nanomdm.private import replace
 
 #: Seconds between two writes.
 _INTERVAL: Final = 1.0
@@ -78,11 +78,8 @@ class Progress:
             "after": self.after,
             "failed": self.failed,
         }
-        part = Path(f"{self.path}.part")
         # It tells which devices there are.
-        part.touch(0o600)
-        part.write_text(json.dumps(state, indent=1, ensure_ascii=False), "utf-8")
-        os.replace(part, self.path)
+        replace(self.path, json.dumps(state, indent=1, ensure_ascii=False).encode())
         self._saved = time.monotonic()
 
     def finish(self) -> None:

@@ -20,6 +20,7 @@ from nanomdm.ctl.connection import parse_url
 from nanomdm.ctl.progressbar import progress_bar
 from nanomdm.ctl.show import echo, print_json, say
 from nanomdm.errors import NanoMDMError
+from nanomdm.private import private_directory
 
 if TYPE_CHECKING:
     from nanomdm.sim.ca import ThrowawayCA
@@ -310,7 +311,7 @@ def _directory_ca(directory: Path, create: bool) -> ThrowawayCA:
         raise click.UsageError(
             f"--directory: {directory} has no ca.pem (nanomdmctl simulate ca makes one)"
         )
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(directory)
     return ThrowawayCA.load_or_create(directory)
 
 

@@ -16,6 +16,7 @@ from typing import IO, Final, cast
 import click
 
 from nanomdm.ctl.database import failures, open_source, settings_of, storage_options
+from nanomdm.private import create
 from nanomdm.storage import export as exporting
 from nanomdm.storage import importing
 from nanomdm.storage.copying import Side
@@ -111,9 +112,8 @@ def _written(name: str) -> Iterator[Callable[[bytes], object]]:
         return
     target = Path(name).resolve()
     part = Path(f"{target}.part")
-    part.unlink(missing_ok=True)
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+        with create(part) as raw:
             with _packed(raw, name) as file:
                 yield file.write
             raw.flush()

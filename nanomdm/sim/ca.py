@@ -8,7 +8,6 @@ and nobody is asked who wants a certificate.
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from nanomdm.private import PUBLIC, private_directory, replace
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -132,13 +133,10 @@ class ThrowawayCA:
         pem, key = directory / "ca.pem", directory / "ca.key"
         if pem.exists():
             return cls.load(pem, key)
-        directory.mkdir(parents=True, exist_ok=True)
+        private_directory(directory)
         ca = cls.create()
-        key.unlink(missing_ok=True)
-        _write_private(key, ca.key)
-        unfinished = directory / "ca.pem.new"
-        unfinished.write_bytes(ca.pem)
-        unfinished.replace(pem)
+        replace(key, _key_pem(ca.key))
+        replace(pem, ca.pem, PUBLIC)
         return ca
 
     @property
@@ -339,12 +337,6 @@ def _key_usage(digital_signature: bool = False, sign_certificates: bool = False)
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _write_private(path: Path, key: PrivateKey) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(_key_pem(key))
 
 
 def _key_pem(key: PrivateKey) -> bytes:

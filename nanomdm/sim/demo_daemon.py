@@ -16,6 +16,8 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from nanomdm.private import append
+
 #: Seconds after SIGTERM until SIGKILL: more than the daemon's own deadline for
 #: requests under way.
 STOP_DEADLINE: Final = 40.0
@@ -51,7 +53,7 @@ class DaemonProcess(ProcessProtocol):
         @param environment: its whole environment.
         @raise OSError: the log can not be written.
         """
-        with self.log.open("ab") as log, open(os.devnull, "rb") as nothing:
+        with append(self.log) as log, open(os.devnull, "rb") as nothing:
             self._process = self._reactor.spawnProcess(
                 self,
                 executable,

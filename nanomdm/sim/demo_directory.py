@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from nanomdm.private import private_directory, replace
 from nanomdm.sim.ca import ThrowawayCA
 from nanomdm.sim.device import SimulatedDevice
 from nanomdm.sim.kept import kept_identity, kept_push_certificate, push_certificate_file
@@ -44,7 +45,7 @@ class DemoDirectory:
         @raise ValueError: one of its files is damaged.
         """
         self.path = path.absolute()
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(self.path)
         self.ca = ThrowawayCA.load_or_create(self.path)
         identity = kept_identity(self.path / "mac.pem", self.ca, self.ca.issue)
         seed = identity.certificate.fingerprint(SHA256())
@@ -109,5 +110,5 @@ class DemoDirectory:
         uuid = str(uuid4())
         content = {"RequestType": request_type, **_COMMANDS[request_type]}
         body = plistlib.dumps({"Command": content, "CommandUUID": uuid})
-        self.command_file(request_type).write_bytes(body)
+        replace(self.command_file(request_type), body)
         self._uuids[request_type] = uuid

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nanomdm.errors import NanoMDMError
+from nanomdm.private import replace
 from nanomdm.sim.apns import SeenPush
 
 _HOST: Final = "127.0.0.1"
@@ -71,9 +72,7 @@ class PushFeed(Factory):
         Listen on any free port, and write the file.
         """
         self._port = port = self._reactor.listenTCP(0, self, interface=_HOST)
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps({"feed": port.getHost().port}))
-        part.replace(self._file)
+        replace(self._file, json.dumps({"feed": port.getHost().port}).encode())
 
     async def stop(self) -> None:
         """

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from nanomdm.errors import NanoMDMError
+from nanomdm.private import private_directory, replace
 from nanomdm.sim.ca import DeviceIdentity, PrivateKey, ThrowawayCA, new_rsa_key
 from nanomdm.sim.device import SimulatedDevice
 from nanomdm.sim.fleet import Member
@@ -125,13 +126,8 @@ class FleetMembers:
                 for one in self.all
             ],
         }
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = _file(directory).with_suffix(".part")
-        part.unlink(missing_ok=True)
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-        part.replace(_file(directory))
+        private_directory(directory)
+        replace(_file(directory), json.dumps(content, indent=1).encode())
 
     @classmethod
     def load(cls, directory: Path, plan: FleetPlan, ca: ThrowawayCA) -> FleetMembers:

@@ -4,7 +4,6 @@ Identities that are kept on disk for the next run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from nanomdm.private import replace
 from nanomdm.sim.ca import DeviceIdentity, PrivateKey, ThrowawayCA
 
 _LEAST_VALIDITY: Final = timedelta(days=1)
@@ -38,7 +38,7 @@ def kept_identity(
         if _is_usable(identity, ca):
             return identity
     identity = issue()
-    _write(file, identity)
+    replace(file, identity.key_pem + identity.pem)
     return identity
 
 
@@ -75,12 +75,3 @@ def _load(file: Path) -> DeviceIdentity:
     if not isinstance(key, PrivateKey):
         raise ValueError(f"{file} holds a key that is neither RSA nor EC")
     return DeviceIdentity(key, x509.load_pem_x509_certificate(data))
-
-
-def _write(file: Path, identity: DeviceIdentity) -> None:
-    unfinished = file.with_name(f"{file.name}.new")
-    unfinished.unlink(missing_ok=True)
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(identity.key_pem + identity.pem)
-    unfinished.replace(file)
