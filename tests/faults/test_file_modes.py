@@ -120,17 +120,18 @@ class FileModeTests(DaemonCase):
             *("test.db", "test.db-wal", "test.db-shm", "twistd.log", "twistd.pid"),
             *("sim/below/ca.key", "sim/below/push-com.apple.mgmt.T.pem", "kept/devices/fleet.json"),
         )
+        # It has no --migration, so there is something to try again.
+        await self.ctl(
+            *("migrate", "--storage", "sqlite", "--storage-dsn", "test.db", "--key", KEY),
+            *("--url", f"http://127.0.0.1:{port}/migration", "--state", "move.json"),
+            status=1,
+        )
         await self.stop(process)
         for name in ("plain", "packed.gz"):
             await self.ctl("export", name, "--storage", "sqlite", "--storage-dsn", "test.db")
         await self.ctl("import", "plain", "--storage", "sqlite", "--storage-dsn", "imported.db")
         source, target = ("--from-storage", "sqlite"), ("--to-storage", "sqlite")
         await self.ctl("copy", *source, "--from-dsn=test.db", *target, "--to-dsn=copied.db")
-        await self.ctl(
-            *("migrate", "--storage", "sqlite", "--storage-dsn", "test.db", "--key", "key"),
-            *("--url", "http://127.0.0.1:9/migration", "--state", "move.json"),
-            status=1,
-        )
         self.assertPrivate("plain", "packed.gz", "imported.db", "copied.db", "move.json")
 
     async def test_umask(self) -> None:
