@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # TESTS=tests.crypto runs a part of the suite only.
 TESTS ?= tests
 
-.PHONY: help run test faults lint bench clean
+.PHONY: help run test faults lint lock bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test   run the test suite"
 	@echo "make faults run the part of it that means harm: crashes, attacks, broken input, leaks"
 	@echo "make lint   check style and types"
+	@echo "make lock   renew the lists of what containers install, requirements*.lock"
 	@echo "make bench  print the performance figures"
 	@echo "make clean  remove everything that these made"
 
@@ -31,6 +32,16 @@ lint: .venv/.linters
 	@$(BIN)/ruff check nanomdm twisted tests bench
 	@$(BIN)/ruff format --check nanomdm twisted tests bench
 	@$(BIN)/mypy --strict nanomdm
+
+# For every Python from 3.11 and every machine: the hashes are those of all files of a version.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command "make lock"
+BUILD_REQUIREMENTS := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+lock: .venv/.linters
+	@$(LOCK) --extra mysql --extra pgsql --output-file requirements.lock setup.cfg
+	@$(BIN)/python -c '$(BUILD_REQUIREMENTS)' | $(LOCK) --output-file requirements-build.lock -
 
 bench: .venv/.installed
 	@$(BIN)/python -m bench

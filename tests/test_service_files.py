@@ -105,6 +105,22 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(value(unit, "LimitCORE"), "0")
             self.assertEqual(value(unit, "Type"), "notify")
 
+    def test_powers(self) -> None:
+        """
+        The server has none, and one directory to write in.
+        """
+        for unit in ("nanomdm.service", "nanomdm@.service"):
+            said = dict(assignments(unit))
+            for key, wanted in {
+                **{"User": "nanomdm", "Group": "nanomdm", "UMask": "0077"},
+                **{"StateDirectory": "nanomdm", "StateDirectoryMode": "0700"},
+                **{"WorkingDirectory": "/var/lib/nanomdm", "ProtectSystem": "strict"},
+                **{"CapabilityBoundingSet": "", "AmbientCapabilities": ""},
+                **{"NoNewPrivileges": "yes", "ProtectHome": "yes"},
+            }.items():
+                self.assertEqual(said[key], wanted, (unit, key))
+            self.assertNotIn("ReadWritePaths", said)
+
     def test_command(self) -> None:
         """
         C{ExecStart} is a command line that the server takes.
@@ -253,8 +269,24 @@ class ContainerTests(DaemonCase):
         self.assertEqual({line[1:] for line in lines if line.startswith("!")}, self.copied())
         self.assertEqual(
             self.copied(),
-            {"LICENSE", "README.md", "nanomdm", "pyproject.toml", "setup.cfg", "twisted"},
+            {
+                *("LICENSE", "README.md", "nanomdm", "pyproject.toml", "setup.cfg", "twisted"),
+                *("requirements.lock", "requirements-build.lock"),
+            },
         )
+
+    def test_hashes(self) -> None:
+        """
+        What is fetched has its hash in a lock file, and nothing else is built.
+        """
+        runs = [rest for name, rest in self.steps if name == "RUN"]
+        pips = re.findall(r"/bin/pip ([^&]+)", " && ".join(runs))
+        self.assertEqual(len(pips), 4)
+        for arguments in pips:
+            if "-r" in arguments.split():
+                self.assertIn("--require-hashes --only-binary :all: -r requirements", arguments)
+            else:
+                self.assertIn("--no-index --no-deps", arguments)
 
     def test_user(self) -> None:
         self.assertEqual(self.step("USER"), "10001:10001")
