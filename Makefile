@@ -29,8 +29,8 @@ faults: .venv/.installed
 	@$(BIN)/python -m twisted.trial tests.faults
 
 lint: .venv/.linters
-	@$(BIN)/ruff check nanomdm twisted tests bench
-	@$(BIN)/ruff format --check nanomdm twisted tests bench
+	@$(BIN)/ruff check nanomdm twisted tests bench .ci/audit
+	@$(BIN)/ruff format --check nanomdm twisted tests bench .ci/audit
 	@$(BIN)/mypy --strict nanomdm
 
 # For every Python from 3.11 and every machine: the hashes are those of all files of a version.
