@@ -36,7 +36,7 @@ def closed_above(path: Path) -> Path | None:
     @return: the directory above through which only its owner gets, such as C{/root}.
     """
     for above in reversed(path.parents):
-        if not above.stat().st_mode & stat.S_IXOTH:
+        if above.exists() and not above.stat().st_mode & stat.S_IXOTH:
             return above
     return None
 
@@ -45,11 +45,11 @@ def open_up(paths: list[Path]) -> None:
     """
     Let everybody get to some directories, and to nothing else that is beside them.
     """
-    closed = {path: closed_above(path) for path in sorted(paths)}
-    handles = {path: os.open(path, os.O_PATH) for path, above in closed.items() if above}
-    for above in sorted({one for one in closed.values() if one}):
-        mount("tmpfs", above, 0, "tmpfs")
+    handles = {path: os.open(path, os.O_PATH) for path in sorted(paths) if closed_above(path)}
     for path, handle in handles.items():
+        # One of these directories may be in another, behind one more that is closed.
+        while above := closed_above(path):
+            mount("tmpfs", above, 0, "tmpfs")
         path.mkdir(parents=True, exist_ok=True)
         mount(f"/proc/self/fd/{handle}", path, _BIND)
         os.close(handle)
