@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 from cryptography import x509
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
 
 from nanomdm.config import Settings
 from nanomdm.crypto.chain import load_certificates
+from nanomdm.crypto.secretkeys import Keyring, read_secret_keys
+from nanomdm.crypto.vault import Vault
 from nanomdm.daemon import Job
 from nanomdm.http.api.keys import APIKeys, read_api_keys
 from nanomdm.http.offload import Offloader
@@ -34,6 +37,8 @@ from nanomdm.reload import Reloader, Source
 from nanomdm.service.backlog import BacklogWatch
 from nanomdm.service.receiver import Receiver
 from nanomdm.service.webhook import Webhook
+
+_log: Final = Logger(namespace="nanomdm")
 
 
 @frozen
@@ -170,3 +175,24 @@ def api_keys(settings: Settings, reloader: Reloader) -> APIKeys:
         listed.take(listed.read())
         reloader.add(listed)
     return keys
+
+
+def vault_of_secrets(settings: Settings, reloader: Reloader) -> Vault:
+    """
+    @param reloader: reads the file of its keys again.
+    @raise ConfigError: that can not be used.
+    """
+    vault = Vault()
+
+    def use(keyring: Keyring) -> None:
+        vault.use(keyring)
+        old = ", ".join(id for id in keyring.keys if id != vault.current)
+        _log.info("secret keys", encrypts=vault.current or "none", decrypt=old or "none")
+
+    if settings.secret_keys is not None:
+        use(settings.secret_keys)
+    if settings.secret_key_file is not None:
+        listed = Source("secret keys", partial(read_secret_keys, settings.secret_key_file), use)
+        listed.take(listed.read())
+        reloader.add(listed)
+    return vault

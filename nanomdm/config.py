@@ -201,6 +201,8 @@ def resolve(given: Iterable[Given]) -> tuple[Settings, dict[str, str]]:
         _refuse_parts(origins, "dm")
     if settings.webhook_url is None:
         _refuse_parts(origins, "webhook", "webhook-url")
+    if settings.secret_keys is not None and settings.secret_key_file is not None:
+        raise ConfigError(f"{origins['secret-keys']}: excludes --secret-key-file")
     _check_identity(settings, origins)
     return settings, origins
 

@@ -149,3 +149,10 @@ class LeaseLost(StorageError):
     What a server had in hand is in the hands of another one, or done.  Nothing
     was changed.
     """
+
+
+class SecretUnreadable(NanoMDMError):
+    """
+    A secret in the database can not be decrypted.  It is not lost: with the key that the
+    text names it can be.
+    """

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from nanomdm.crypto.secretkeys import Keyring, parse_secret_keys
 from nanomdm.http.proxies import PRIVATE_NETWORKS, Networks, parse_networks
 from nanomdm.log import RENDERERS
 from nanomdm.push.address import APNsURL, ProxyURL, parse_apns_proxy, parse_apns_url
@@ -268,6 +269,15 @@ class Settings:
     )
     storages: tuple[StorageSettings, ...] = attrs.field(
         factory=lambda: (StorageSettings(),), metadata={"options": STORAGE_OPTIONS}
+    )
+    secret_key_file: Path | None = _option(
+        "File of keys, one in each line, with which push keys, bootstrap tokens and unlock tokens "
+        "are encrypted in the database: by the first of them, the others only decrypt. NanoMDM "
+        "can not read such a database. SIGHUP makes it be read again",
+        readable_file,
+    )
+    secret_keys: Keyring | None = _option(
+        "These keys themselves, separated by commas, instead of the file", parse_secret_keys
     )
     apns_url: APNsURL = _option(
         "Where Apple's push service is: https://host or https://host:port",

@@ -23,9 +23,11 @@ from nanomdm.assembly import (
     main_endpoint,
     push_service,
     storage_jobs,
+    vault_of_secrets,
     webhook_delivery,
 )
 from nanomdm.config import Options, Settings, refuse
+from nanomdm.crypto.vault import Vault
 from nanomdm.daemon import Daemon, Parts
 from nanomdm.errors import ConfigError
 from nanomdm.hardening import harden
@@ -122,7 +124,7 @@ def build(settings: Settings, reactor: Any) -> Daemon:
     metrics = Metrics(reactor)
     endpoint = main_endpoint(settings, reactor, metrics, reloader)
     connector = apns_connector(settings, reactor, metrics, proxy)
-    basis = _basis(settings, reactor, metrics)
+    basis = _basis(settings, reactor, metrics, vault_of_secrets(settings, reloader))
     pusher = push_service(basis, connector)
     webhook = webhook_delivery(basis)
     keys = api_keys(settings, reloader)
@@ -154,8 +156,8 @@ def _monotonic_microseconds() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
-def _basis(settings: Settings, reactor: Any, metrics: Metrics) -> Basis:
-    storage = open_storage(settings.storages, reactor, metrics.storage)
+def _basis(settings: Settings, reactor: Any, metrics: Metrics, vault: Vault) -> Basis:
+    storage = open_storage(settings.storages, reactor, metrics.storage, vault)
     return Basis(settings, reactor, metrics, storage, open_client(reactor), Offloader(reactor))
 
 

@@ -903,9 +903,10 @@ class ExampleTests(ConfigTestCase):
         self.assertEqual(self.with_ca("--config", str(EXAMPLE)), self.with_ca())
 
     def test_uncommented_it_is_accepted(self) -> None:
-        text = re.sub(r"/etc/nanomdm/[\w/-]*(\.pem|\.jwt|api-keys)\b", self.ca, self.uncommented())
-        # The one option that another one, cert-header, excludes.
-        text = re.sub(r"^tls-client-ca .*\n", "", text, flags=re.MULTILINE)
+        files = r"/etc/nanomdm/[\w/-]*(\.pem|\.jwt|api-keys|secret-keys)\b"
+        text = re.sub(files, self.ca, self.uncommented())
+        # What others exclude: cert-header and secret-key-file.
+        text = re.sub(r"^(tls-client-ca|secret-keys) .*\n", "", text, flags=re.MULTILINE)
         settings = self.parse("--config", self.write("all.conf", text))
         self.assertEqual(
             (settings.api, settings.cert_header, settings.intermediate, settings.tls_key),

@@ -18,6 +18,8 @@ from tests.storage import nanomdm_tables as nanomdm
 
 _numbers = count()
 
+CERTIFICATE, KEY = "-----BEGIN CERTIFICATE-----", "-----BEGIN RSA PRIVATE KEY-----"
+
 #: What NanoMDM asks for the next command, in other words.
 _NEXT = """
     SELECT c.command_uuid
@@ -124,7 +126,7 @@ class TakeoverTests(ServerCase):
             " WHERE status = 'NotNow'"
         )
         self.insert(
-            "push_certs", topic=samples.TOPIC, cert_pem="CERT", key_pem="KEY", stale_token=7
+            "push_certs", topic=samples.TOPIC, cert_pem=CERTIFICATE, key_pem=KEY, stale_token=7
         )
 
     def enrollment(self, id: str, device_id: str, user: str | None, type: str, seen: str) -> None:
@@ -246,13 +248,14 @@ class TakeoverTests(ServerCase):
         """
         self.take_over()
         found = await self.storage.push_certificate(samples.TOPIC)
-        self.assertEqual(found, StoredPushCertificate(samples.TOPIC, "CERT", "KEY", 7))
-        await self.storage.store_push_certificate(samples.TOPIC, "NEW", "KEY2")
+        self.assertEqual(found, StoredPushCertificate(samples.TOPIC, CERTIFICATE, KEY, 7))
+        await self.storage.store_push_certificate(samples.TOPIC, f"{CERTIFICATE}2", f"{KEY}2")
         rows = self.sql("SELECT topic, cert_pem, key_pem, stale_token FROM push_certs")
-        self.assertEqual(rows, [(samples.TOPIC, "NEW", "KEY2", 8)])
-        self.sql("UPDATE push_certs SET cert_pem = 'THEIRS', stale_token = stale_token + 1")
+        self.assertEqual(rows, [(samples.TOPIC, f"{CERTIFICATE}2", f"{KEY}2", 8)])
+        theirs = f"{CERTIFICATE}3"
+        self.sql("UPDATE push_certs SET cert_pem = %s, stale_token = stale_token + 1", theirs)
         found = await self.storage.push_certificate(samples.TOPIC)
-        self.assertEqual((found.certificate_pem, found.stale_token), ("THEIRS", 9))
+        self.assertEqual((found.certificate_pem, found.stale_token), (theirs, 9))
 
     async def test_pushes(self) -> None:
         """

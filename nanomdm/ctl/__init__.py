@@ -34,6 +34,7 @@ _LISTED: Final[Mapping[str, str]] = {
     "queue": "See and change what enrollments have to do.",
     "results": "List an enrollment's answers to commands, the newest first, or show one.",
     "schema": "Print, as SQL, what a database lacks for this server; change nothing.",
+    "secrets": "Encrypt what is secret in a database: make keys, count, and rewrite.",
     "simulate": "Simulated devices, a simulated push service, and a CA for them: for trials.",
     "status": "Tell what became of a command: who has answered it, and what.",
     "webhook": "See the events that the webhook's receiver did not take, and send them again.",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,8 @@ import click
 from attrs import frozen
 
 from nanomdm.config import Given, from_environment, from_file, from_flags, resolve
+from nanomdm.crypto.secretkeys import read_secret_keys
+from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.checks.certificates import check_authorities, check_other_trust, check_tls
 from nanomdm.ctl.checks.database import check_storage
 from nanomdm.ctl.checks.finding import Finding, Findings, Outcome, fail, ok
@@ -180,8 +183,9 @@ def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
     yield Check("trust", partial(check_other_trust, settings))
     yield Check("tls", partial(check_tls, settings))
     webhook = settings.webhook_url is not None
+    vault = _vault(settings)
     for storage in settings.storages:
-        yield Check("storage", partial(check_storage, storage, webhook))
+        yield Check("storage", partial(check_storage, storage, webhook, vault))
     yield Check("apns", partial(check_apns, settings))
     yield Check("webhook", partial(check_webhook, settings))
     yield Check("others", partial(check_others, settings))
@@ -189,6 +193,17 @@ def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
     yield Check("files", partial(check_files, settings, config))
     yield Check("disk", partial(check_disk, settings))
     yield Check("open files", check_limits)
+
+
+def _vault(settings: Settings) -> Vault:
+    """
+    @return: has no keys if they can not be read; another check tells of that.
+    """
+    vault = Vault(settings.secret_keys)
+    if settings.secret_key_file is not None:
+        with suppress(ConfigError):
+            vault.use(read_secret_keys(settings.secret_key_file))
+    return vault
 
 
 def _running(server: str, given: Profile) -> Check:

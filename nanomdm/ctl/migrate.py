@@ -21,6 +21,7 @@ from attrs import frozen
 from nanomdm.ctl.connection import parse_url
 from nanomdm.ctl.database import connect_to_read, failures, settings_of, storage_options
 from nanomdm.ctl.progress import Progress
+from nanomdm.ctl.secretkeys import secret_key_options, vault_of
 from nanomdm.ctl.sender import Refused, Sender, Unusable
 from nanomdm.errors import MessageError
 from nanomdm.mdm.migration import EnrolledDevice, parcels
@@ -60,6 +61,7 @@ class _Outcome:
 
 @click.command()
 @storage_options
+@secret_key_options
 @click.option(
     "--url",
     required=True,
@@ -100,6 +102,8 @@ def migrate(
     context: click.Context,
     storage: str,
     storage_dsn: str | None,
+    secret_key_file: Path | None,
+    secret_keys: str | None,
     url: SplitResult,
     key: str,
     ca: str | None,
@@ -113,7 +117,8 @@ def migrate(
     The database may be one of NanoMDM; nothing is written to it. The other server
     may be this one or NanoMDM. It gets what the devices said when they enrolled,
     with their unlock and bootstrap tokens, a device before its users. Queued
-    commands and certificate associations do not come along.
+    commands and certificate associations do not come along. Tokens that are
+    encrypted are decrypted, with the keys of the server whose database it is.
 
     The exit status is 1 if some did not get through.
     """
@@ -121,12 +126,13 @@ def migrate(
         raise click.UsageError("--key: must not be empty")
     with failures("--ca"):
         trust = ssl.create_default_context(cafile=ca)
+    vault = vault_of(secret_key_file, secret_keys)
     with failures("--storage-dsn"):
         source = settings_of(storage, storage_dsn)
         connection = connect_to_read(source)
     with closing(connection):
         with failures("--storage-dsn"):
-            roster = Roster(connection, engine_of(source, source.dsn).dialect, disabled)
+            roster = Roster(connection, engine_of(source, source.dsn).dialect, disabled, vault)
         progress = Progress(state, source.shown, url.geturl())
         with failures("--state"):
             progress.load()

@@ -156,6 +156,7 @@ class IBootstrapTokenStore(Interface):
     def fetch_bootstrap_token(device_id: str, event: Event | None = None) -> Deferred[bytes | None]:
         """
         @return: the token, or L{None} when there is none.
+        @raise SecretUnreadable: there is one that can not be decrypted.
         """
 
 

@@ -22,6 +22,8 @@ class QueuedEvent:
     @ivar body: what is delivered.
     @ivar age: whole seconds since it was written.
     @ivar attempts: how often its delivery failed.
+    @ivar unreadable: why C{body} can not be told, if so; it then is nothing to be
+        delivered.
     """
 
     number: int
@@ -29,6 +31,7 @@ class QueuedEvent:
     body: bytes = field(repr=False)
     age: float
     attempts: int
+    unreadable: str | None = None
 
 
 @frozen

@@ -276,6 +276,7 @@ class IInspectionStore(Interface):
     def unlock_token(device_id: str) -> Deferred[bytes | None]:
         """
         @return: a device's unlock token, or L{None} when it has none.
+        @raise SecretUnreadable: there is one that can not be decrypted.
         """
 
     def disable_enrollment(enrollment_id: str) -> Deferred[None]:

@@ -66,6 +66,19 @@ class StoredPushCertificate:
 
 
 @frozen
+class ListedPushCertificate:
+    """
+    A push certificate without its key.
+
+    @ivar key_problem: why the key can not be read, if so.
+    """
+
+    topic: str
+    certificate_pem: str = field(repr=False)
+    key_problem: str | None = None
+
+
+@frozen
 class PushAgain:
     """
     What is due to be pushed again, and how often it was already.
@@ -93,11 +106,12 @@ class IPushStore(Interface):
     def push_certificate(topic: str) -> Deferred[StoredPushCertificate | None]:
         """
         @return: a topic's certificate, or L{None}.
+        @raise SecretUnreadable: there is one, and its key can not be decrypted.
         """
 
-    def push_certificates() -> Deferred[list[tuple[str, str]]]:
+    def push_certificates() -> Deferred[list[ListedPushCertificate]]:
         """
-        @return: all topics with their certificates' PEM, by topic.
+        @return: the certificates of all topics, by topic.
         """
 
     def push_targets(ids: Sequence[str], schedule: bool) -> Deferred[dict[str, PushTarget]]:

@@ -51,6 +51,7 @@ class EnrolledDevice:
     @ivar token_update: its last C{TokenUpdate}.
     @ivar unlock_token: the one that came last, in whichever C{TokenUpdate}.
     @ivar bootstrap_token: the one that it escrowed, base64.
+    @ivar unreadable: why its tokens can not be read, if so.
     @ivar users: its user channels.
     """
 
@@ -59,6 +60,7 @@ class EnrolledDevice:
     token_update: bytes = field(repr=False)
     unlock_token: bytes | None = field(repr=False)
     bootstrap_token: str | None = field(repr=False)
+    unreadable: str | None = None
     users: tuple[UserChannel, ...] = ()
 
 
@@ -82,6 +84,9 @@ def parcels(device: EnrolledDevice) -> Iterator[Parcel]:
         must get them.
     @raise MessageError: the one that is due can not be made of what is kept.
     """
+    if device.unreadable is not None:
+        # Without them it would seem to be there, and they would be lost.
+        raise MessageError(device.unreadable)
     yield Parcel(device.id, "Authenticate", device.authenticate)
     token_update = device.token_update
     if device.unlock_token:

@@ -4,7 +4,7 @@ What only the database can tell, read in the background while somebody scrapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from nanomdm.crypto.certificates import UNUSABLE
 from nanomdm.errors import NanoMDMError
-from nanomdm.interfaces import Backlog, IStorage, QueueSummary
+from nanomdm.interfaces import Backlog, IStorage, ListedPushCertificate, QueueSummary
 from nanomdm.metrics.certificates import CertificateMetrics
 from nanomdm.network import bounded
 
@@ -154,12 +154,13 @@ class StoredNumbers(Collector):
         else:
             self._log.failure(text, failure, what=what)
 
-    async def _note_ends(self, certificates: list[tuple[str, str]]) -> None:
+    async def _note_ends(self, certificates: Sequence[ListedPushCertificate]) -> None:
         """
         Parse only what has changed: there may be many, and they seldom do.
         """
         known, self._ends = self._ends, {}
-        for number, (topic, pem) in enumerate(certificates, 1):
+        for number, certificate in enumerate(certificates, 1):
+            topic, pem = certificate.topic, certificate.certificate_pem
             before = known.get(topic)
             self._ends[topic] = before if before and before[0] == pem else (pem, _end(pem))
             if number % _PIECE == 0:

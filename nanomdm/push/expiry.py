@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from nanomdm.crypto.certificates import UNUSABLE
 from nanomdm.crypto.pushcert import WARNING_DAYS, utc_text
 from nanomdm.errors import NanoMDMError
-from nanomdm.interfaces import IPushStore
+from nanomdm.interfaces import IPushStore, ListedPushCertificate
 from nanomdm.rounds import Rounds
 
 #: Seconds before the first look, between two, and after one that failed.
@@ -33,7 +33,7 @@ _PIECE: Final = 10
 class ExpiryWatch:
     """
     Looks at all push certificates once a day, and logs those that expire soon or
-    have expired.
+    have expired, or whose key can not be read.
 
     @param store: has them.
     @param clock: the clock.
@@ -68,9 +68,12 @@ class ExpiryWatch:
             return _RETRY
         return _DAY
 
-    async def _tell_all(self, certificates: Sequence[tuple[str, str]]) -> None:
-        for number, (topic, pem) in enumerate(certificates, 1):
-            self._tell(topic, pem)
+    async def _tell_all(self, certificates: Sequence[ListedPushCertificate]) -> None:
+        for number, certificate in enumerate(certificates, 1):
+            if certificate.key_problem is not None:
+                problem = certificate.key_problem
+                self._log.error("push key unreadable", topic=certificate.topic, error=problem)
+            self._tell(certificate.topic, certificate.certificate_pem)
             # Many tenants have many, and devices are served meanwhile.
             if number % _PIECE == 0:
                 await deferLater(self._clock, 0)

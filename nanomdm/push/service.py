@@ -28,6 +28,7 @@ from nanomdm.errors import (
     NanoMDMError,
     NotConfigured,
     Overloaded,
+    SecretUnreadable,
     StorageError,
 )
 from nanomdm.interfaces import IPusher, IPushStore, PushResult, PushTarget
@@ -265,7 +266,7 @@ class PushService:
             # What a database says is for the log alone.
             self._log.error("push targets not looked up", ids=len(ids), error=text)
             text = "internal error"
-        unconfigured = isinstance(error, NotConfigured | MessageError)
+        unconfigured = isinstance(error, NotConfigured | MessageError | SecretUnreadable)
         self._metrics.not_begun(NO_CERTIFICATE if unconfigured else FAILED, len(ids))
         for id in ids:
             call.answer(id, PushResult(error=text))

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from nanomdm.cache import LRUCache
 from nanomdm.crypto.pushcert import parse_stored_certificate
-from nanomdm.errors import MessageError, NotConfigured
+from nanomdm.errors import MessageError, NotConfigured, SecretUnreadable
 from nanomdm.interfaces import IPushStore
 from nanomdm.push.provider import Provider
 
@@ -63,6 +63,7 @@ class Topics:
             is none.
         @raise NotConfigured: there is no certificate.
         @raise MessageError: it can not be used.
+        @raise SecretUnreadable: its key can not be decrypted.
         """
         if stale_token is not None:
             # A fetch that was under way already may have come too early.
@@ -73,11 +74,9 @@ class Topics:
                 await self._fetched(topic)
         version = None if stale_token is None else self._versions.get(topic)
         if version is None:
-            error = f"no push certificate for topic {topic}"
-            if self._complaints.get(topic) is None:
-                self._complaints.put(topic, True)
+            if self._complains(topic):
                 self._log.warn("no push certificate", topic=topic)
-            raise NotConfigured(error)
+            raise NotConfigured(f"no push certificate for topic {topic}")
         if version.unusable is not None:
             raise MessageError(version.unusable)
         return self._providers[topic]
@@ -111,8 +110,22 @@ class Topics:
         for done in self._fetching.pop(topic):
             done.callback(result)
 
+    def _complains(self, topic: str) -> bool:
+        """
+        @return: whether this was not complained of just now.
+        """
+        before = self._complaints.get(topic)
+        self._complaints.put(topic, True)
+        return before is None
+
     async def _fetch(self, topic: str) -> None:
-        stored = await self._store.push_certificate(topic)
+        try:
+            stored = await self._store.push_certificate(topic)
+        except SecretUnreadable as problem:
+            # Not kept in mind: the key may be there the next time.
+            if self._complains(topic):
+                self._log.error("stored push certificate", topic=topic, error=str(problem))
+            raise
         if stored is None:
             self._versions.pop(topic, None)
             return

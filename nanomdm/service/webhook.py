@@ -254,6 +254,15 @@ class Webhook:
         """
         @return: why the receiver did not take the event, if it did not.
         """
+        if event.unreadable is not None:
+            # Nothing is wrong with the receiver.  The key may be there the next time.
+            if not event.attempts:
+                self._log.error(
+                    "webhook event not delivered, it will be tried again",
+                    error=event.unreadable,
+                    **_described(event),
+                )
+            return event.unreadable
         began = self._clock.seconds()
         try:
             await self._receiver.post(event.body)

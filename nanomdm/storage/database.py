@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from nanomdm.crypto.vault import Vault
 from nanomdm.errors import NanoMDMError, StorageError, StorageUnavailable, TooLarge
 from nanomdm.metrics.storage import DatabaseMetrics, unseen_database
 from nanomdm.storage.batcher import Batcher
@@ -49,6 +50,7 @@ class Database:
     @param shared: one connection does everything, as a database in memory needs
         it.
     @param metrics: of this database.
+    @param vault: for the secrets in it.
     """
 
     _log = Logger()
@@ -60,14 +62,16 @@ class Database:
         limits: PoolLimits,
         shared: bool = False,
         metrics: DatabaseMetrics | None = None,
+        vault: Vault | None = None,
     ) -> None:
         seen = metrics or unseen_database()
         self._clock: IReactorTime = reactor
         self._engine = engine
-        writer = Pool(reactor, engine, limits, metrics=seen.pool("write"))
+        writer = Pool(reactor, engine, limits, metrics=seen.pool("write"), vault=vault)
         reader, reading = writer, evolve(limits, size=max(2, limits.size))
         if not shared:
-            reader = Pool(reactor, engine, reading, autocommit=True, metrics=seen.pool("read"))
+            read = seen.pool("read")
+            reader = Pool(reactor, engine, reading, autocommit=True, metrics=read, vault=vault)
         self._pools = {writer, reader}
         self._closed = False
 

@@ -13,6 +13,7 @@ from nanomdm.errors import NotEnrolled
 from nanomdm.mdm.checkin import Authenticate, TokenUpdate, UserAuthenticate
 from nanomdm.mdm.enrollment import Enrollment
 from nanomdm.storage import pushes
+from nanomdm.storage.secrets import UNLOCK_TOKEN, kept_message
 from nanomdm.storage.transaction import Transaction
 
 _FORGET_TOKENS: Final = """
@@ -108,9 +109,11 @@ def _token_update(transaction: Transaction, message: TokenUpdate) -> int | NotEn
     if enrollment.is_user_channel:
         _store_user(transaction, message)
     else:
-        transaction.execute(_DEVICE_TOKEN_UPDATE, (message.raw.decode(), enrollment.id))
+        vault = transaction.vault
+        transaction.execute(_DEVICE_TOKEN_UPDATE, (kept_message(vault, message), enrollment.id))
         if message.unlock_token:
-            transaction.execute(_UNLOCK_TOKEN, (message.unlock_token, enrollment.id))
+            stored = UNLOCK_TOKEN.seal(vault, message.unlock_token, enrollment.id)
+            transaction.execute(_UNLOCK_TOKEN, (stored, enrollment.id))
     _enable(transaction, message)
     tally: int = transaction.row(_TALLY, (enrollment.id,))[0]
     return tally
@@ -123,7 +126,7 @@ def _store_user(transaction: Transaction, message: TokenUpdate) -> None:
         "users",
         ("id", "device_id"),
         ("user_short_name", "user_long_name", "token_update"),
-        [(*ids, *names, message.raw.decode())],
+        [(*ids, *names, kept_message(transaction.vault, message))],
         now=("token_update_at",),
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import evolve
 
+from nanomdm.crypto.vault import Vault
 from nanomdm.errors import ConfigError
 from nanomdm.interfaces import IStorage
 from nanomdm.metrics.storage import StorageMetrics
@@ -27,7 +28,10 @@ from nanomdm.storage.upkeep import Upkeep
 
 
 def open_storage(
-    storages: Sequence[StorageSettings], reactor: Any, metrics: StorageMetrics | None = None
+    storages: Sequence[StorageSettings],
+    reactor: Any,
+    metrics: StorageMetrics | None = None,
+    vault: Vault | None = None,
 ) -> IStorage:
     """
     Prepare and open the storages.  Blocks, so it belongs before the reactor runs.
@@ -35,13 +39,14 @@ def open_storage(
     @param storages: the first answers, the others get the same writes.
     @param reactor: for pools, threads and time.
     @param metrics: of all of them.
+    @param vault: for the secrets in all of them.
     @raise ConfigError: one can not be used; the text says which and why.
     """
     for settings in storages:
         prepare_storage(settings)
     seen = metrics or StorageMetrics()
     first, *others = (
-        open_prepared(settings, reactor, seen, f"copy{number}" if number else "main")
+        open_prepared(settings, reactor, seen, f"copy{number}" if number else "main", vault)
         for number, settings in enumerate(storages)
     )
     if not others:
@@ -58,6 +63,7 @@ def open_prepared(
     reactor: Any,
     metrics: StorageMetrics | None = None,
     name: str = "main",
+    vault: Vault | None = None,
 ) -> SQLStorage:
     """
     Open one storage whose schema is up to date.
@@ -77,6 +83,7 @@ def open_prepared(
         limits,
         shared=settings.kind == "inmem",
         metrics=seen.database(name),
+        vault=vault,
     )
     replica = None
     if options.replica_dsn is not None:

@@ -70,7 +70,7 @@ def _authenticate(transaction: Transaction, message: Authenticate) -> bool | Alr
 def _bootstrap_token(transaction: Transaction, message: SetBootstrapToken) -> bool | NanoMDMError:
     device_id = message.enrollment.id
     _lock(transaction, device_id)
-    [present] = tokens.fetch_bootstrap(transaction, [device_id])
+    present = tokens.has_bootstrap(transaction, device_id)
     if present and _speaks(transaction, device_id, device_id):
         return False
     [error] = tokens.store_bootstrap(transaction, [tokens.BootstrapToken(device_id, message.token)])

@@ -15,6 +15,7 @@ from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 
+from nanomdm.crypto.vault import Vault
 from nanomdm.errors import StorageUnavailable
 from nanomdm.metrics.storage import PoolMetrics, unseen_database
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
@@ -63,6 +64,7 @@ class Pool(adbapi.ConnectionPool):
         which saves two round trips each time.
     @param seconds: tells the time, in any thread.
     @param metrics: told of its connections and of who waits for them.
+    @param vault: for the secrets in its transactions.
     """
 
     connectionFactory = PooledConnection
@@ -75,6 +77,7 @@ class Pool(adbapi.ConnectionPool):
         autocommit: bool = False,
         seconds: Callable[[], float] = time.monotonic,
         metrics: PoolMetrics | None = None,
+        vault: Vault | None = None,
     ) -> None:
         # adbapi wants to know a driver, but connections come from the engine.
         super().__init__(
@@ -84,6 +87,7 @@ class Pool(adbapi.ConnectionPool):
         self._limits = limits
         self._autocommit = autocommit
         self._seconds = seconds
+        self._vault = vault or Vault()
         self._uses: dict[int, _Use] = {}
         self._failure: tuple[float, str] | None = None
         self._doubted = float("-inf")
@@ -154,7 +158,7 @@ class Pool(adbapi.ConnectionPool):
         cursor = connection.cursor()
         if not self._autocommit and self._engine.begin_write is not None:
             cursor.execute(self._engine.begin_write)
-        transaction = Transaction(cursor, self._engine.dialect)
+        transaction = Transaction(cursor, self._engine.dialect, self._vault)
         result = work(transaction)
         transaction.finish()
         cursor.close()

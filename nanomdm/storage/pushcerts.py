@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from nanomdm.interfaces import StoredPushCertificate
+from nanomdm.errors import SecretUnreadable
+from nanomdm.interfaces import ListedPushCertificate, StoredPushCertificate
+from nanomdm.storage.secrets import PUSH_KEY
 from nanomdm.storage.transaction import Transaction
 
 _STORE: Final = """
@@ -16,7 +18,7 @@ _STORE: Final = """
 _FETCH: Final = """
     SELECT topic, cert_pem, key_pem, stale_token FROM push_certs WHERE topic IN ({values})
 """
-_ALL: Final = "SELECT topic, cert_pem FROM push_certs ORDER BY topic"
+_ALL: Final = "SELECT topic, cert_pem, key_pem FROM push_certs ORDER BY topic"
 
 
 def store(transaction: Transaction, calls: Sequence[tuple[str, str, str]]) -> list[None]:
@@ -29,23 +31,46 @@ def store(transaction: Transaction, calls: Sequence[tuple[str, str, str]]) -> li
     assignments = [f"{name} = {dialect.inserted(name)}" for name in ("cert_pem", "key_pem")]
     assignments.append("stale_token = push_certs.stale_token + 1")
     statement = _STORE.format(replace=dialect.on_conflict(("topic",), assignments))
-    for call in calls:
-        transaction.execute(statement, call)
+    for topic, certificate, key in calls:
+        stored = PUSH_KEY.seal(transaction.vault, key, topic)
+        transaction.execute(statement, (topic, certificate, stored))
     return [None] * len(calls)
 
 
-def fetch(transaction: Transaction, topics: Sequence[str]) -> list[StoredPushCertificate | None]:
+def fetch(
+    transaction: Transaction, topics: Sequence[str]
+) -> list[StoredPushCertificate | SecretUnreadable | None]:
     """
-    @return: the certificate of each topic, or L{None}.
+    @return: the certificate of each topic, or L{None}, or why its key can not be told.
     """
     rows = transaction.rows_in(_FETCH, sorted(set(topics)))
-    found = {row[0]: StoredPushCertificate(*row) for row in rows}
+    found = {row[0]: _stored(transaction, *row) for row in rows}
     return [found.get(topic) for topic in topics]
 
 
-def fetch_all(transaction: Transaction, calls: Sequence[None]) -> list[list[tuple[str, str]]]:
+def _stored(
+    transaction: Transaction, topic: str, certificate: str, key: str, stale_token: int
+) -> StoredPushCertificate | SecretUnreadable:
+    try:
+        opened = PUSH_KEY.open(transaction.vault, key, topic)
+    except SecretUnreadable as error:
+        return error
+    return StoredPushCertificate(topic, certificate, opened, stale_token)
+
+
+def fetch_all(transaction: Transaction, calls: Sequence[None]) -> list[list[ListedPushCertificate]]:
     """
-    @return: for every call all topics with their certificates' PEM.
+    @return: for every call all topics with their certificates.
     """
-    found = [(topic, pem) for topic, pem in transaction.rows(_ALL)]
+    found = [_listed(transaction, *row) for row in transaction.rows(_ALL)]
     return [found] * len(calls)
+
+
+def _listed(
+    transaction: Transaction, topic: str, certificate: str, key: str
+) -> ListedPushCertificate:
+    try:
+        PUSH_KEY.open(transaction.vault, key, topic)
+    except SecretUnreadable as error:
+        return ListedPushCertificate(topic, certificate, str(error))
+    return ListedPushCertificate(topic, certificate)

@@ -13,8 +13,11 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from nanomdm.crypto.vault import Vault
+from nanomdm.errors import SecretUnreadable
 from nanomdm.mdm.migration import EnrolledDevice, UserChannel
 from nanomdm.storage.dialect import Dialect
+from nanomdm.storage.secrets import BOOTSTRAP_TOKEN, UNLOCK_TOKEN
 from nanomdm.storage.transaction import Transaction
 
 #: Devices that are read at once.
@@ -75,9 +78,17 @@ class Roster:
     @param connection: to the database.
     @param dialect: its SQL.
     @param disabled: also those that are not enabled.
+    @param vault: decrypts what is encrypted.
     """
 
-    def __init__(self, connection: Any, dialect: Dialect, disabled: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        dialect: Dialect,
+        disabled: bool = False,
+        vault: Vault | None = None,
+    ) -> None:
+        self._vault = vault or Vault()
         cursor = connection.cursor()
         self._transaction = Transaction(cursor, dialect)
         cursor.execute(_NO_ROWS)
@@ -135,15 +146,29 @@ class Roster:
         users: dict[str, list[UserChannel]] = {id: [] for id in ids}
         for device_id, id, token_update in self._transaction.rows_in(self._users, ids):
             users[device_id].append(UserChannel(id, token_update.encode()))
-        for id, authenticate, token_update, unlock_token, bootstrap_token in rows:
+        for id, authenticate, token_update, *tokens in rows:
             yield EnrolledDevice(
                 id,
                 authenticate.encode(),
                 token_update.encode(),
-                bytes(unlock_token) if unlock_token else None,
-                bootstrap_token or None,
-                tuple(sorted(users[id], key=lambda user: user.id)),
+                *self._opened(id, *tokens),
+                users=tuple(sorted(users[id], key=lambda user: user.id)),
             )
+
+    def _opened(
+        self, id: str, unlock_token: bytes | None, bootstrap_token: str | None
+    ) -> tuple[bytes | None, str | None, str | None]:
+        """
+        @return: both tokens, and why they can not be read, if so.
+        """
+        try:
+            return (
+                UNLOCK_TOKEN.open(self._vault, bytes(unlock_token), id) if unlock_token else None,
+                BOOTSTRAP_TOKEN.open(self._vault, bootstrap_token, id) if bootstrap_token else None,
+                None,
+            )
+        except SecretUnreadable as error:
+            return None, None, str(error)
 
 
 def _behind(after: str | None) -> tuple[str, tuple[str, ...]]:

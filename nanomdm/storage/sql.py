@@ -21,6 +21,7 @@ from nanomdm.interfaces import (
     DeadToken,
     FailedEvent,
     IStorage,
+    ListedPushCertificate,
     PushAgain,
     PushTarget,
     QueuedEvent,
@@ -205,7 +206,7 @@ class SQLStorage(InspectingStorage):
     def push_certificate(self, topic: str) -> Deferred[StoredPushCertificate | None]:
         return self._read(pushcerts.fetch, topic)
 
-    def push_certificates(self) -> Deferred[list[tuple[str, str]]]:
+    def push_certificates(self) -> Deferred[list[ListedPushCertificate]]:
         return self._read(pushcerts.fetch_all, None)
 
     def push_targets(self, ids: Sequence[str], schedule: bool) -> Deferred[dict[str, PushTarget]]:

@@ -10,7 +10,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from nanomdm.errors import NotEnrolled
+from nanomdm.errors import NotEnrolled, SecretUnreadable
+from nanomdm.storage.secrets import BOOTSTRAP_TOKEN, UNLOCK_TOKEN
 from nanomdm.storage.transaction import Transaction
 
 _STORE: Final = """
@@ -44,32 +45,57 @@ def store_bootstrap(
 
 
 def _store(transaction: Transaction, item: BootstrapToken) -> NotEnrolled | None:
-    encoded = base64.b64encode(item.token).decode() if item.token else None
-    if not transaction.execute(_STORE if encoded else _DELETE, (encoded, item.device_id)):
+    stored = None
+    if item.token:
+        encoded = base64.b64encode(item.token).decode()
+        stored = BOOTSTRAP_TOKEN.seal(transaction.vault, encoded, item.device_id)
+    if not transaction.execute(_STORE if stored else _DELETE, (stored, item.device_id)):
         return NotEnrolled(f"{item.device_id} never sent an Authenticate")
     return None
 
 
-def fetch_bootstrap(transaction: Transaction, device_ids: Sequence[str]) -> list[bytes | None]:
+def has_bootstrap(transaction: Transaction, device_id: str) -> bool:
     """
-    @return: for each device its token, or L{None}.
+    @return: whether there is a token of a device, which need not be readable.
+    """
+    row = transaction.row(_FETCH, (device_id,))
+    return bool(row and row[0])
+
+
+def fetch_bootstrap(
+    transaction: Transaction, device_ids: Sequence[str]
+) -> list[bytes | SecretUnreadable | None]:
+    """
+    @return: for each device its token, or L{None}, or why that can not be told.
     """
     return [_fetch(transaction, device_id) for device_id in device_ids]
 
 
-def _fetch(transaction: Transaction, device_id: str) -> bytes | None:
+def _fetch(transaction: Transaction, device_id: str) -> bytes | SecretUnreadable | None:
     row = transaction.row(_FETCH, (device_id,))
-    return base64.b64decode(row[0]) if row and row[0] else None
+    if not row or not row[0]:
+        return None
+    try:
+        return base64.b64decode(BOOTSTRAP_TOKEN.open(transaction.vault, row[0], device_id))
+    except SecretUnreadable as error:
+        return error
 
 
-def fetch_unlock(transaction: Transaction, device_ids: Sequence[str]) -> list[bytes | None]:
+def fetch_unlock(
+    transaction: Transaction, device_ids: Sequence[str]
+) -> list[bytes | SecretUnreadable | None]:
     """
-    @return: for each device its unlock token, or L{None}.
+    @return: for each device its unlock token, or L{None}, or why that can not be told.
     """
     return [_fetch_unlock(transaction, device_id) for device_id in device_ids]
 
 
-def _fetch_unlock(transaction: Transaction, device_id: str) -> bytes | None:
+def _fetch_unlock(transaction: Transaction, device_id: str) -> bytes | SecretUnreadable | None:
     row = transaction.row(_FETCH_UNLOCK, (device_id,))
     # Taken-over MySQL databases find an id in other letters, too.
-    return bytes(row[1]) if row and row[0] == device_id and row[1] else None
+    if not row or row[0] != device_id or not row[1]:
+        return None
+    try:
+        return UNLOCK_TOKEN.open(transaction.vault, bytes(row[1]), device_id)
+    except SecretUnreadable as error:
+        return error

@@ -7,12 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+from nanomdm.crypto.vault import Vault
 from nanomdm.storage.dialect import Cursor, Dialect
 
 T = TypeVar("T")
 
 #: Runs at the end of a transaction.
 LastOperation = Callable[["Transaction", Sequence[Any]], None]
+
+#: Has no keys.
+_NO_VAULT: Final = Vault()
 
 #: Values in one statement: far below every engine's limit on placeholders.
 _CHUNK: Final = 2048
@@ -24,11 +28,13 @@ class Transaction:
 
     @param cursor: executes its statements.
     @param dialect: the engine's words.
+    @param vault: encrypts and decrypts what is secret.
     """
 
-    def __init__(self, cursor: Cursor, dialect: Dialect) -> None:
+    def __init__(self, cursor: Cursor, dialect: Dialect, vault: Vault = _NO_VAULT) -> None:
         self._cursor = cursor
         self.dialect = dialect
+        self.vault = vault
         self._last: dict[LastOperation, list[Any]] = {}
 
     def at_end(self, operation: LastOperation, arguments: Iterable[Any]) -> None:

@@ -23,11 +23,13 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from nanomdm.errors import LeaseLost
+from nanomdm.crypto.vault import Vault
+from nanomdm.errors import LeaseLost, SecretUnreadable
 from nanomdm.interfaces import QueuedEvent
 from nanomdm.mdm.event import Event, body
 from nanomdm.storage.batcher import Operation
 from nanomdm.storage.dialect import Dialect
+from nanomdm.storage.secrets import EVENT, EVENT_TOPICS
 from nanomdm.storage.transaction import Transaction
 
 _INSERT: Final = """
@@ -53,7 +55,7 @@ _FIRST: Final = """
      WHERE s.enrollment_id IN ({{values}})
 """
 _EVENTS: Final = """
-    SELECT number, enrollment_id, head, raw, {now} - created
+    SELECT number, enrollment_id, event_id, head, raw, {now} - created
       FROM nanomdm_webhook_events WHERE number IN ({{values}})
 """
 _LOCK: Final = """
@@ -167,10 +169,20 @@ def _write(transaction: Transaction, events: Sequence[tuple[Event, int | None]])
     created = now(transaction)
     open_streams(transaction, {event.enrollment.id for event, _ in events}, created)
     rows = [
-        (event.id, event.topic, event.enrollment.id, event.head(tally), event.raw.decode(), created)
+        (
+            *(event.id, event.topic, event.enrollment.id, event.head(tally)),
+            *(_stored(transaction.vault, event), created),
+        )
         for event, tally in events
     ]
     transaction.execute_many(_INSERT, rows)
+
+
+def _stored(vault: Vault, event: Event) -> str:
+    raw = event.raw.decode()
+    if event.topic not in EVENT_TOPICS:
+        return raw
+    return EVENT.seal(vault, raw, event.enrollment.id, event.id)
 
 
 def open_streams(transaction: Transaction, ids: Collection[str], due: int) -> None:
@@ -332,10 +344,17 @@ def _events(
     """
     statement = _EVENTS.format(now=transaction.dialect.unix_now)
     numbers = sorted(number for number, _ in first.values())
-    return {
-        id: QueuedEvent(number, id, body(head, raw.encode()), max(0.0, float(age)), first[id][1])
-        for number, id, head, raw, age in transaction.rows_in(statement, numbers)
-    }
+    found = {}
+    for number, id, event_id, head, stored, age in transaction.rows_in(statement, numbers):
+        attempts = first[id][1]
+        seconds = max(0.0, float(age))
+        try:
+            raw = EVENT.open(transaction.vault, stored, id, event_id)
+        except SecretUnreadable as error:
+            found[id] = QueuedEvent(number, id, head.encode(), seconds, attempts, str(error))
+        else:
+            found[id] = QueuedEvent(number, id, body(head, raw.encode()), seconds, attempts)
+    return found
 
 
 def _printable(reason: str) -> str:

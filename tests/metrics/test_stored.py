@@ -16,7 +16,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.errors import StorageUnavailable
-from nanomdm.interfaces import Backlog, QueueSummary
+from nanomdm.interfaces import Backlog, ListedPushCertificate, QueueSummary
 from nanomdm.metrics import stored
 from nanomdm.metrics.certificates import CertificateMetrics
 from nanomdm.metrics.stored import StoredNumbers
@@ -52,7 +52,7 @@ class FakeStore:
     def event_backlog(self) -> Deferred[Backlog]:
         return self._ask("webhook")
 
-    def push_certificates(self) -> Deferred[list[tuple[str, str]]]:
+    def push_certificates(self) -> Deferred[list[ListedPushCertificate]]:
         return self._ask("push_certificates")
 
 
@@ -96,7 +96,7 @@ class StoredCase(SynchronousTestCase):
         self.answer("queue", queue)
         if self.webhook:
             self.answer("webhook", backlog)
-        self.answer("push_certificates", list(certificates))
+        self.answer("push_certificates", [ListedPushCertificate(*one) for one in certificates])
         self.clock.advance(0)
 
     def scraped(self) -> Scrape:
@@ -325,7 +325,8 @@ class CertificateTests(StoredCase):
         self.scraped()
         self.answer("queue", QueueSummary(0, 0, 0))
         self.answer("webhook", Backlog(0, None, 0))
-        self.answer("push_certificates", [(f"topic{number}", pem) for number in range(25)])
+        many = [ListedPushCertificate(f"topic{number}", pem) for number in range(25)]
+        self.answer("push_certificates", many)
         self.assertEqual(len(self.certificates.pushes), 0)
         self.clock.pump([0, 0])
         self.assertEqual(len(self.certificates.pushes), 25)

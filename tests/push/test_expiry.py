@@ -15,6 +15,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.errors import StorageUnavailable
+from nanomdm.interfaces import ListedPushCertificate
 from nanomdm.push.expiry import ExpiryWatch
 from nanomdm.sim.ca import ThrowawayCA
 
@@ -59,10 +60,10 @@ class FakeStore:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.asked: list[float] = []
-        self.certificates: list[tuple[str, str]] | Exception | None = []
-        self.answer: Deferred[list[tuple[str, str]]] = Deferred()
+        self.certificates: list[ListedPushCertificate] | Exception | None = []
+        self.answer: Deferred[list[ListedPushCertificate]] = Deferred()
 
-    def push_certificates(self) -> Deferred[list[tuple[str, str]]]:
+    def push_certificates(self) -> Deferred[list[ListedPushCertificate]]:
         self.asked.append(self.clock.seconds())
         if isinstance(self.certificates, Exception):
             self.answer.errback(self.certificates)
@@ -93,12 +94,12 @@ class ExpiryWatchTests(SynchronousTestCase):
             self.clock.advance(seconds)
         return events
 
-    def logged(self, *certificates: tuple[str, str]) -> list[tuple[Any, ...]]:
+    def logged(self, *certificates: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """
         @return: level, message, topic, not_after and days of each event after the
             first look.
         """
-        self.store.certificates = list(certificates)
+        self.store.certificates = [ListedPushCertificate(*one) for one in certificates]
         return [
             (
                 event["log_level"],
@@ -139,6 +140,21 @@ class ExpiryWatchTests(SynchronousTestCase):
             ],
         )
 
+    def test_keyUnreadable(self) -> None:
+        """
+        It is told with what is to be told of the certificate.
+        """
+        good, soon = certificate(days=300), certificate(days=1)
+        lines = self.logged((TOPIC, good, "no key 1a"), ("b", good), ("c", soon, "no key 2b"))
+        self.assertEqual(
+            [(level, text, topic) for level, text, topic, _, _ in lines],
+            [
+                (LogLevel.error, "push key unreadable", TOPIC),
+                (LogLevel.error, "push key unreadable", "c"),
+                (LogLevel.warn, "push certificate expires soon", "c"),
+            ],
+        )
+
     def test_unreadable(self) -> None:
         """
         The others are looked at all the same.
@@ -157,7 +173,7 @@ class ExpiryWatchTests(SynchronousTestCase):
         )
 
     def test_daily(self) -> None:
-        self.store.certificates = [(TOPIC, certificate(days=31))]
+        self.store.certificates = [ListedPushCertificate(TOPIC, certificate(days=31))]
         self.assertEqual(self.run_for(10), [])
         self.assertEqual(self.run_for(DAY - 1), [])
         self.assertEqual(self.run_for(1), [])
@@ -172,7 +188,7 @@ class ExpiryWatchTests(SynchronousTestCase):
         self.assertEqual(
             [(event["log_level"], event["error"]) for event in events], [(LogLevel.warn, "away")]
         )
-        self.store.certificates = [(TOPIC, certificate(days=1))]
+        self.store.certificates = [ListedPushCertificate(TOPIC, certificate(days=1))]
         self.assertEqual(self.run_for(HOUR - 1), [])
         self.assertEqual(len(self.run_for(1)), 1)
 
@@ -188,7 +204,7 @@ class ExpiryWatchTests(SynchronousTestCase):
         """
         They are not all looked at in one turn of the reactor.
         """
-        self.store.certificates = [(TOPIC, certificate(days=1))] * 25
+        self.store.certificates = [ListedPushCertificate(TOPIC, certificate(days=1))] * 25
         self.assertEqual(len(self.run_for(10)), 10)
         self.assertEqual(len(self.run_for(TURN)), 10)
         self.assertEqual(len(self.run_for(TURN)), 5)
@@ -211,7 +227,7 @@ class ExpiryWatchTests(SynchronousTestCase):
         self.assertStops()
 
     def test_stopAmongMany(self) -> None:
-        self.store.certificates = [(TOPIC, certificate(days=1))] * 25
+        self.store.certificates = [ListedPushCertificate(TOPIC, certificate(days=1))] * 25
         self.run_for(10)
         with capturedLogs() as events:
             self.assertStops()

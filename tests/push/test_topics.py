@@ -14,7 +14,13 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from nanomdm.errors import MessageError, NotConfigured, Overloaded, StorageUnavailable
+from nanomdm.errors import (
+    MessageError,
+    NotConfigured,
+    Overloaded,
+    SecretUnreadable,
+    StorageUnavailable,
+)
 from nanomdm.push.provider import Provider
 from nanomdm.push.topics import Topics
 from tests.push.fakes import NOW, TOPIC, FakeConnector, FakePush, FakeStore, FixedRandom, stored
@@ -159,6 +165,19 @@ class TopicsTests(SynchronousTestCase):
         self.assertEqual(len(self.store.fetches), 2)
         self.store.certificates[TOPIC] = stored(TOPIC, 3)
         self.assertEqual(self.days(self.successResultOf(self.find(3))), 3)
+
+    def test_keyUnreadable(self) -> None:
+        """
+        Said once in a while, and looked for again each time: the key may come back.
+        """
+        self.store.errors["push_certificate"] = Failure(SecretUnreadable("no key 1a"))
+        with capturedLogs() as logs:
+            for _ in range(3):
+                self.failureResultOf(self.find(), SecretUnreadable)
+        self.assertEqual([(one["topic"], one["error"]) for one in logs], [(TOPIC, "no key 1a")])
+        self.assertEqual(len(self.store.fetches), 3)
+        self.store.errors.clear()
+        self.successResultOf(self.find())
 
     def test_notCachedWhenItFails(self) -> None:
         errors: list[Any] = [Overloaded("full"), Failure(StorageUnavailable("away"))]

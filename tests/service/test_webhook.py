@@ -252,6 +252,44 @@ class WebhookCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+class UnreadableTests(WebhookCase):
+    """
+    Events that can not be decrypted.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store.write("D1", "one", "two")
+        self.store.write("D2", "three")
+        self.stream = self.store.streams["D1"]
+        self.stream.events[0] = evolve(self.stream.events[0], unreadable="no key 1a")
+
+    def test_waits(self) -> None:
+        """
+        It goes to nobody, what stands behind it waits, and others are delivered.
+        """
+        with capturedLogs() as logs:
+            self.begin()
+            self.run_for(100)
+        self.assertEqual(self.receiver.names, ["three"])
+        self.assertGreater(len(self.store.delays), 3)
+        self.assertEqual([(one["id"], one["error"]) for one in logs], [("D1", "no key 1a")])
+        self.stream.events[0] = evolve(self.stream.events[0], unreadable=None)
+        self.run_for(900)
+        self.assertEqual(self.receiver.names, ["three", "one", "two"])
+        self.stop()
+
+    def test_givenUp(self) -> None:
+        """
+        In the end it is kept apart like others.
+        """
+        self.begin(max_age=10)
+        self.run_for(60)
+        self.assertEqual(self.store.failed, [("one", "no key 1a")])
+        self.assertEqual(self.receiver.names, ["three", "two"])
+        self.stop()
+
+
 class DeliveryTests(WebhookCase):
     """
     Delivering.

@@ -43,7 +43,7 @@ def rows(name: str) -> list[tuple[str, tuple[object, ...]]]:
         ("enrollment_queue", (device, two, True)),
         ("enrollment_queue", (user, two, True)),
         ("command_results", (device, one, "Acknowledged", XML)),
-        ("push_certs", (f"com.{name}", "CERT", "KEY", 0)),
+        ("push_certs", (f"com.{name}", "-----BEGIN CERTIFICATE-----", "-----BEGIN KEY-----", 0)),
         ("cert_auth_associations", (device, "ab" * 32)),
     ]
     return [_insert(table, parameters) for table, parameters in values]
@@ -90,6 +90,8 @@ MYSQL = (
         CHECK (serial_number IS NULL OR serial_number != ''),
         CHECK (unlock_token IS NULL OR LENGTH(unlock_token) > 0),
         CHECK (bootstrap_token_b64 IS NULL OR bootstrap_token_b64 != ''),
+        CHECK (SUBSTRING(authenticate FROM 1 FOR 5) = '<?xml'),
+        CHECK (token_update IS NULL OR SUBSTRING(token_update FROM 1 FOR 5) = '<?xml'),
         INDEX (serial_number)
     )""",
     f"""
@@ -179,7 +181,9 @@ MYSQL = (
         stale_token INTEGER NOT NULL,
         {_MYSQL_TIMES},
         PRIMARY KEY (topic),
-        CHECK (topic != '')
+        CHECK (topic != ''),
+        CHECK (SUBSTRING(cert_pem FROM 1 FOR 27) = '-----BEGIN CERTIFICATE-----'),
+        CHECK (SUBSTRING(key_pem FROM 1 FOR 5) = '-----')
     )""",
     f"""
     CREATE TABLE cert_auth_associations (
@@ -248,9 +252,9 @@ PGSQL = (
         serial_number VARCHAR(127) NULL CHECK (serial_number IS NULL OR serial_number != ''),
         unlock_token BYTEA NULL CHECK (unlock_token IS NULL OR LENGTH(unlock_token) > 0),
         unlock_token_at TIMESTAMP NULL,
-        authenticate TEXT NOT NULL,
+        authenticate TEXT NOT NULL CHECK (SUBSTRING(authenticate FROM 1 FOR 5) = '<?xml'),
         authenticate_at TIMESTAMP NOT NULL,
-        token_update TEXT NULL,
+        token_update TEXT NULL CHECK (SUBSTRING(token_update FROM 1 FOR 5) = '<?xml'),
         token_update_at TIMESTAMP NULL,
         bootstrap_token_b64 TEXT NULL
             CHECK (bootstrap_token_b64 IS NULL OR bootstrap_token_b64 != ''),
@@ -324,8 +328,9 @@ PGSQL = (
     f"""
     CREATE TABLE push_certs (
         topic VARCHAR(255) NOT NULL PRIMARY KEY CHECK (topic != ''),
-        cert_pem TEXT NOT NULL,
-        key_pem TEXT NOT NULL,
+        cert_pem TEXT NOT NULL
+            CHECK (SUBSTRING(cert_pem FROM 1 FOR 27) = '-----BEGIN CERTIFICATE-----'),
+        key_pem TEXT NOT NULL CHECK (SUBSTRING(key_pem FROM 1 FOR 5) = '-----'),
         stale_token INTEGER NOT NULL,
         {_PGSQL_TIMES}
     )""",

@@ -10,7 +10,14 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import gatherResults
 
-from nanomdm.interfaces import DeadToken, IStorage, PushAgain, PushTarget, StoredPushCertificate
+from nanomdm.interfaces import (
+    DeadToken,
+    IStorage,
+    ListedPushCertificate,
+    PushAgain,
+    PushTarget,
+    StoredPushCertificate,
+)
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.storage import repush
 from nanomdm.storage.pushes import STEPS
@@ -90,7 +97,7 @@ class PushContract:
             [self.storage.store_push_certificate(topic, topic.upper(), "KEY") for topic in "bca"]
         )
         one, two = await gatherResults([self.storage.push_certificates() for _ in range(2)])
-        self.assertEqual(one, [("a", "A"), ("b", "B"), ("c", "C")])
+        self.assertEqual(one, [ListedPushCertificate(topic, topic.upper()) for topic in "abc"])
         self.assertEqual(two, one)
 
     async def test_replacedCertificateOfNanoMDM(self) -> None:

@@ -33,7 +33,7 @@ from tests.storage.inspection_contract import EnrollmentInspectionContract
 from tests.storage.push_contract import PushContract
 from tests.storage.queue_contract import QueueInspectionContract
 
-_TABLES = (
+TABLES = (
     *("command_results", "enrollment_queue", "commands", "enrollments", "users", "devices"),
     *("push_certs", "cert_auth_associations", "nanomdm_cert_owners"),
     *("nanomdm_pushes", "nanomdm_dead_tokens", "nanomdm_leases"),
@@ -93,7 +93,7 @@ class EngineCase(TestCase):
         """
         connection = shared(self.engine).python_connection("contract")
         with connection.cursor() as cursor:
-            for table in _TABLES:
+            for table in TABLES:
                 cursor.execute(f"DELETE FROM {table}")
         connection.commit()
         connection.close()

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from nanomdm.crypto.pushcert import parse_stored_certificate
+from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, validity, warn
+from nanomdm.ctl.checks.secrets import check_secrets
 from nanomdm.ctl.database import connect_to_read
-from nanomdm.errors import ConfigError, MessageError
+from nanomdm.errors import ConfigError, MessageError, SecretUnreadable
 from nanomdm.storage.engine import Engine
 from nanomdm.storage.factory import engine_of
 from nanomdm.storage.schema import pending
 from nanomdm.storage.schema.changes import reason, rows, run
+from nanomdm.storage.secrets import PUSH_KEY
 from nanomdm.storage.settings import StorageSettings
 from nanomdm.storage.transaction import Transaction
 from nanomdm.storage.webhook_failed import backlog
@@ -46,11 +49,12 @@ _PUSH_CERTIFICATES: Final = "SELECT topic, cert_pem, key_pem FROM push_certs ORD
 _TOPICS: Final = "SELECT DISTINCT topic FROM enrollments WHERE enabled ORDER BY topic"
 
 
-def check_storage(storage: StorageSettings, webhook: bool) -> Findings:
+def check_storage(storage: StorageSettings, webhook: bool, vault: Vault | None = None) -> Findings:
     """
     Look at one storage.
 
     @param webhook: whether there is a webhook.
+    @param vault: the server's.
     """
     if storage.kind == "inmem":
         yield warn("storage", "everything is lost when the server ends", "Only for trials.")
@@ -70,7 +74,7 @@ def check_storage(storage: StorageSettings, webhook: bool) -> Findings:
         yield fail("storage", f"{storage.shown}: {reason(error)}", "Is --storage-dsn right?")
         return
     with closing(connection):
-        yield from _look_at(storage, engine, connection, webhook)
+        yield from _look_at(storage, engine, connection, webhook, vault or Vault())
 
 
 def _connect(storage: StorageSettings) -> Any:
@@ -92,7 +96,9 @@ def _missing_file(path: Path) -> Finding:
     return warn("storage", f"{path} does not exist yet", "The server makes it at its start.")
 
 
-def _look_at(storage: StorageSettings, engine: Engine, connection: Any, webhook: bool) -> Findings:
+def _look_at(
+    storage: StorageSettings, engine: Engine, connection: Any, webhook: bool, vault: Vault
+) -> Findings:
     yield ok("storage", f"{storage.kind} {storage.shown} can be reached")
     try:
         yield _version(connection, storage.kind)
@@ -110,7 +116,8 @@ def _look_at(storage: StorageSettings, engine: Engine, connection: Any, webhook:
     for check, look in (
         ("writable", lambda: _writable(storage, connection)),
         ("clock", lambda: _clock(engine, connection)),
-        ("push certificates", lambda: _push_certificates(connection)),
+        ("push certificates", lambda: _push_certificates(connection, vault)),
+        ("secrets", lambda: check_secrets(engine, connection, vault)),
         ("webhook", lambda: _backlog(engine, connection, webhook)),
     ):
         yield from _guarded(check, look)
@@ -183,12 +190,15 @@ def clocks(whose: str, apart: float) -> Finding:
     return ok("clock", f"the clock of {whose} is right, as far as that of this machine is")
 
 
-def _push_certificates(connection: Any) -> Findings:
+def _push_certificates(connection: Any, vault: Vault) -> Findings:
     check = "push certificates"
     stored = rows(connection, _PUSH_CERTIFICATES)
     for topic, certificate, key in stored:
         try:
-            parsed = parse_stored_certificate(topic, certificate, key)
+            opened = PUSH_KEY.open(vault, key, topic)
+            parsed = parse_stored_certificate(topic, certificate, opened)
+        except SecretUnreadable as error:
+            yield fail(check, str(error), "Put the key back, or upload the certificate again.")
         except MessageError as error:
             yield fail(check, f"{topic}: {error}", "Upload it again: nanomdmctl pushcert put")
         else:

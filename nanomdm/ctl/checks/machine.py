@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nanomdm.config import unknown_variables
+from nanomdm.crypto.secretkeys import read_secret_keys
 from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, warn
 from nanomdm.errors import ConfigError
 from nanomdm.http.api.keys import read_api_keys
@@ -57,6 +58,8 @@ def check_contents(settings: Settings) -> Findings:
     """
     if settings.api_key_file is not None:
         yield _content("api-key-file", partial(read_api_keys, settings.api_key_file))
+    if settings.secret_key_file is not None:
+        yield _content("secret-key-file", partial(read_secret_keys, settings.secret_key_file))
     for token in settings.token:
         yield _content("token", partial(read_token, token))
 
@@ -77,6 +80,8 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Path]:
         yield key
     if settings.api_key_file is not None:
         yield settings.api_key_file
+    if settings.secret_key_file is not None:
+        yield settings.secret_key_file
     for token in settings.token:
         yield token.path
     for storage in settings.storages:

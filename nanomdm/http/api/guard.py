@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from nanomdm import __version__
-from nanomdm.errors import AlreadyAnswered, MessageError, NanoMDMError, Unknown
+from nanomdm.errors import AlreadyAnswered, MessageError, NanoMDMError, SecretUnreadable, Unknown
 from nanomdm.http.api.keys import APIKeys, Operator, Role
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.request import Request
@@ -16,8 +16,12 @@ from nanomdm.http.response import Response, json_response, text
 
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
 
-#: Of errors that devices can not cause.
-_STATUSES: Final[Mapping[type[NanoMDMError], int]] = {Unknown: 404, AlreadyAnswered: 409}
+#: Of errors that devices can not cause, or that operators are told more of.
+_STATUSES: Final[Mapping[type[NanoMDMError], int]] = {
+    Unknown: 404,
+    AlreadyAnswered: 409,
+    SecretUnreadable: 500,
+}
 
 
 class GuardedEndpoint(Endpoint):

@@ -18,12 +18,10 @@ from attrs import field, frozen
 
 from nanomdm.errors import ConfigError
 from nanomdm.http.request import Request
+from nanomdm.keyfiles import key_lines
 
 #: The user of C{--api}.
 ADMIN_USER: Final = "nanomdm"
-
-#: Bytes of a file of keys, at most.
-_LARGEST_FILE: Final = 1 << 20
 
 #: Bytes of a header with a key that are looked at; more would hold the reactor up.
 _LONGEST_HEADER: Final = 1 << 16
@@ -125,31 +123,16 @@ class APIKeys:
 def read_api_keys(path: Path) -> tuple[APIKey, ...]:
     """
     Read a file of keys: a line for each with its name, its role and the SHA-256 of the
-    key in hexadecimal, blanks between them.  Empty lines and those that begin with C{#}
-    are comments.  Blocks.
+    key in hexadecimal, blanks between them; see L{key_lines}.  Blocks.
 
     @raise ConfigError: it can not be read or used; the text names the option and the
         line, and no part of a key.
     """
-    where = f"--api-key-file: {path}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror or error}") from None
-    if len(content) > _LARGEST_FILE:
-        raise ConfigError(f"{where}: more than {_LARGEST_FILE} bytes")
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where}: is not UTF-8") from None
     keys: dict[str, APIKey] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        key = _parse_key(line.split(), f"{where}: line {number}")
+    for where, line in key_lines(path, f"--api-key-file: {path}"):
+        key = _parse_key(line.split(), where)
         if key.operator.name in keys:
-            raise ConfigError(f"{where}: line {number}: {key.operator.name} is there already")
+            raise ConfigError(f"{where}: {key.operator.name} is there already")
         keys[key.operator.name] = key
     return tuple(keys.values())
 

@@ -1,0 +1,172 @@
+"""
+C{nanomdmctl secrets}: the keys that encrypt what is secret in databases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
+from nanomdm.crypto.vault import Vault
+from nanomdm.ctl.database import failures, open_source, settings_of, storage_options
+from nanomdm.ctl.options import json_option
+from nanomdm.ctl.secretkeys import secret_key_options, vault_of
+from nanomdm.ctl.show import Column, Item, print_json, print_list, say
+from nanomdm.storage.factory import engine_of
+from nanomdm.storage.rewriting import MESSAGES, PLAIN, Rewriter, count_secrets
+from nanomdm.storage.settings import StorageSettings
+from nanomdm.storage.transaction import Transaction
+
+_COLUMNS: Final = (
+    Column("What", "what"),
+    Column("Key", "key"),
+    Column("Count", "count"),
+    Column("State", "state"),
+)
+
+#: Rows between two lines of progress, and problems that are shown.
+_PROGRESS: Final = 20_000
+_SHOWN: Final = 20
+
+#: The state of what is as the first key says.
+_RIGHT: Final = "current"
+
+
+@click.group()
+def secrets() -> None:
+    """
+    Encrypt what is secret in a database: make keys, count, and rewrite.
+    """
+
+
+@secrets.command()
+@json_option
+def key(as_json: bool) -> None:
+    """
+    Make a new key, for the file that the server's --secret-key-file names.
+
+    It is printed as lines for that file: a comment with the key's id, and the key.
+    """
+    made = new_key()
+    keyring = parse_secret_keys(made)
+    assert keyring.current is not None
+    if as_json:
+        print_json({"id": keyring.current.id, "key": made})
+        return
+    click.echo(f"# {keyring.current.id}, made {datetime.now(UTC):%Y-%m-%d}\n{made}")
+
+
+@secrets.command()
+@storage_options
+@secret_key_options
+@json_option
+def status(
+    storage: str,
+    storage_dsn: str | None,
+    secret_key_file: Path | None,
+    secret_keys: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Count the secrets in a database by the keys that they are encrypted with.
+
+    What is as the first of the keys says is "current", what another one can decrypt
+    is "old"; "missing" is what none of them can. Nothing is changed.
+    """
+    vault = vault_of(secret_key_file, secret_keys)
+    with failures("--storage-dsn"):
+        counts = _counts(settings_of(storage, storage_dsn))
+    print_list(_COLUMNS, _items(counts, vault), "There are no secrets.", as_json)
+
+
+@secrets.command()
+@storage_options
+@secret_key_options
+@click.pass_context
+def rewrite(
+    context: click.Context,
+    storage: str,
+    storage_dsn: str | None,
+    secret_key_file: Path | None,
+    secret_keys: str | None,
+) -> None:
+    """
+    Encrypt all secrets in a database with the first of the keys.
+
+    What is encrypted with another of them, or not at all, is encrypted anew; where
+    the first line is "plain", everything is decrypted. Devices and servers can go on
+    meanwhile, and it can be interrupted and repeated.
+
+    The exit status is 1 if something remains.
+    """
+    vault = vault_of(secret_key_file, secret_keys)
+    if vault.is_empty:
+        raise click.UsageError("--secret-key-file: missing; it says with which key")
+    with failures("--storage-dsn"):
+        target = settings_of(storage, storage_dsn)
+        # It is to have all tables.
+        open_source(target).close()
+        engine = engine_of(target, target.dsn)
+        connection = engine.connect()
+    with closing(connection), failures("stopped"):
+        rewriter = Rewriter(engine, connection, vault)
+        rewriter.run(_Ticker())
+    with failures("--storage-dsn"):
+        items = list(_items(_counts(target), vault))
+    click.echo(f"{rewriter.changed} rows were rewritten.")
+    for item in items:
+        click.echo(f"{item['what']}: {item['count']} {item['state']} ({item['key']})")
+    _complain(rewriter.problems)
+    if rewriter.problems or any(item["state"] != _RIGHT for item in items):
+        context.exit(1)
+
+
+class _Ticker:
+    """
+    Says from time to time how far it is.
+    """
+
+    def __init__(self) -> None:
+        self._due = _PROGRESS
+
+    def __call__(self, table: str, rows: int) -> None:
+        if rows >= self._due:
+            say(f"{table}: {rows} rows ...")
+            self._due = rows + _PROGRESS
+
+
+def _complain(problems: list[str]) -> None:
+    for problem in problems[:_SHOWN]:
+        say(problem)
+    if len(problems) > _SHOWN:
+        say(f"... and {len(problems) - _SHOWN} more")
+
+
+def _counts(settings: StorageSettings) -> Counter[tuple[str, str]]:
+    """
+    @raise ConfigError: the database lacks something.
+    """
+    with closing(open_source(settings)) as connection:
+        engine = engine_of(settings, settings.dsn)
+        return count_secrets(Transaction(connection.cursor(), engine.dialect))
+
+
+def _items(counts: Counter[tuple[str, str]], vault: Vault) -> Iterator[Item]:
+    for (what, key), count in sorted(counts.items()):
+        if what != MESSAGES or vault.current is not None:
+            yield {"what": what, "key": key, "count": count, "state": _state(key, vault)}
+
+
+def _state(key: str, vault: Vault) -> str:
+    if not vault.is_empty and key == (vault.current or PLAIN):
+        return _RIGHT
+    if key == PLAIN:
+        return "not encrypted"
+    return "old" if vault.has(key) else "missing"

@@ -1,0 +1,240 @@
+"""
+A database file that somebody gets hold of: nothing secret is in it where a server has a
+key, and servers without the key say so.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import plistlib
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
+
+from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
+from tests import samples
+from tests.faults.process_case import ProcessCase, basic, signed
+from tests.faults.test_planted_secrets import BOOTSTRAP, UNLOCK, lines_of, spellings
+from tests.http.case import CHECKIN, KEY, ca, device
+from tests.process import DaemonProcess
+from tests.samples import TOPIC
+from tests.web import WebServer, listen
+
+ONE, TWO = new_key(), new_key()
+[ID_ONE], [ID_TWO] = (parse_secret_keys(key).keys for key in (ONE, TWO))
+_ROOT = Path(__file__).parent.parent.parent
+_NANOMDMCTL = "from nanomdm.ctl import main; main(prog_name='nanomdmctl')"
+
+
+class AtRestTests(ProcessCase):
+    """
+    What is in the file, and who can read it.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.push = ca().issue_push(TOPIC)
+        self.keys = self.directory / "secret-keys"
+        self.receiver = WebServer()
+        self.receiver.status = 500
+        self.webhook = f"http://127.0.0.1:{listen(self, self.receiver)}"
+
+    async def serve(self, *options: str) -> DaemonProcess:
+        """
+        Start a server, to which L{ask} speaks from now on.  What its webhook tells is given
+        up at once.
+        """
+        daemon = self.start(
+            *("--api-secrets=1", "--webhook-url", self.webhook, "--webhook-max-age=0", *options)
+        )
+        self.port = await daemon.listening
+        return daemon
+
+    async def serve_with_file(self) -> DaemonProcess:
+        return await self.serve("--secret-key-file", str(self.keys))
+
+    async def device(self, body: bytes) -> Any:
+        """
+        @return: what a device is answered.
+        """
+        headers = [("Content-Type", CHECKIN), *signed(device(), body)]
+        return await self.ask("PUT", "/mdm", body, headers)
+
+    async def operator(self, method: str, target: str, body: bytes = b"") -> Any:
+        return await self.ask(method, target, body, basic("nanomdm", KEY))
+
+    async def enroll_with_secrets(self) -> None:
+        """
+        D1 has all secrets, and there is a push certificate.
+        """
+        for body in (
+            samples.authenticate(),
+            samples.token_update(UnlockToken=UNLOCK),
+            samples.checkin("SetBootstrapToken", BootstrapToken=BOOTSTRAP),
+        ):
+            self.assertEqual((await self.device(body)).code, 200)
+        pem = self.push.pem + self.push.key_pem
+        self.assertEqual((await self.operator("PUT", "/v1/pushcert", pem)).code, 200)
+        while await self.given_up() < 3:
+            await deferLater(reactor, 0.01, lambda: None)
+
+    async def given_up(self) -> int:
+        """
+        @return: how many events the webhook's receiver did not take.
+        """
+        answer = await self.operator("GET", "/v1/webhook/failed")
+        return len(json.loads(answer.body)["events"])
+
+    async def assertAllThere(self) -> None:
+        """
+        The server tells all secrets to those who may have them.
+        """
+        answer = await self.device(samples.checkin("GetBootstrapToken"))
+        self.assertEqual(plistlib.loads(answer.body), {"BootstrapToken": BOOTSTRAP})
+        answer = await self.operator("GET", "/v1/enrollments/D1/unlocktoken")
+        self.assertEqual(base64.b64decode(json.loads(answer.body)["unlock_token"]), UNLOCK)
+        answer = await self.operator("GET", f"/v1/pushcert?topic={TOPIC}")
+        self.assertEqual(answer.code, 200, answer.body)
+
+    async def assertNothingTold(self, key_id: str) -> None:
+        """
+        The server tells nothing, not even that there is nothing, and operators why.
+        """
+        answer = await self.device(samples.checkin("GetBootstrapToken"))
+        self.assertEqual((answer.code, answer.body), (500, b"Internal Server Error\n"))
+        for target in (
+            *(f"/v1/enrollments/D1/{kind}" for kind in ("bootstraptoken", "unlocktoken")),
+            f"/v1/pushcert?topic={TOPIC}",
+        ):
+            answer = await self.operator("GET", target)
+            self.assertEqual(answer.code, 500)
+            error = json.loads(answer.body)["error"]
+            self.assertIn(f"is encrypted with key {key_id}, which is not in --secret-key", error)
+        answer = await self.operator("PUT", "/v1/push/D1")
+        self.assertIn(f"the push key of {TOPIC} is encrypted with key {key_id}", str(answer.body))
+
+    def in_files(self) -> list[bytes]:
+        """
+        @return: the secrets in the database's files.
+        """
+        text = b"".join(path.read_bytes() for path in self.directory.glob(f"{self.database.name}*"))
+        return [
+            secret
+            for secret in (UNLOCK, BOOTSTRAP, *lines_of(self.push))
+            if any(spelling in text for spelling in spellings(secret))
+        ]
+
+    async def ctl(self, *arguments: str) -> str:
+        """
+        @return: what C{nanomdmctl} printed that did what it should.
+        """
+        output, errors, status = await getProcessOutputAndValue(
+            sys.executable,
+            ["-c", _NANOMDMCTL, *arguments],
+            env={
+                **{"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT)},
+                **{"NANOMDM_STORAGE": "sqlite", "NANOMDM_STORAGE_DSN": str(self.database)},
+                "NANOMDM_SECRET_KEY_FILE": str(self.keys),
+            },
+        )
+        self.assertEqual((status, errors), (0, b""), output)
+        return output.decode()
+
+    async def change_keys(self, daemon: DaemonProcess, *keys: str) -> None:
+        """
+        Have a running server use other keys.
+        """
+        self.keys.write_text("\n".join(keys))
+        written = daemon.written(b'msg="secret keys read again"')
+        daemon.transport.signalProcess("HUP")
+        await written
+
+    async def end(self, daemon: DaemonProcess) -> None:
+        self.assertEqual(await daemon.signal(signal.SIGTERM), -signal.SIGTERM)
+        for secret in (ONE, TWO):
+            self.assertNotIn(secret.encode(), daemon.output + daemon.errors)
+
+    async def test_life(self) -> None:
+        """
+        A key from the beginning, another one later, and none at the end, while a server
+        goes on.
+        """
+        self.keys.write_text(await self.ctl("secrets", "key"))
+        self.keys.write_text(f"# first\n{ONE}\n")
+        daemon = await self.serve_with_file()
+        await self.enroll_with_secrets()
+        self.assertEqual(self.in_files(), [])
+        await self.assertAllThere()
+        await self.change_keys(daemon, TWO, ONE)
+        await self.assertAllThere()
+        await self.ctl("secrets", "rewrite")
+        await self.change_keys(daemon, TWO)
+        await self.assertAllThere()
+        listed = await self.ctl("secrets", "status", "--json")
+        found = {(one["what"], one["key"], one["state"]) for one in json.loads(listed)}
+        kinds = "push key", "bootstrap token", "unlock token", "webhook event"
+        self.assertEqual(found, {(kind, ID_TWO, "current") for kind in kinds})
+        await self.change_keys(daemon, "plain", TWO)
+        await self.ctl("secrets", "rewrite")
+        await self.end(daemon)
+        daemon = await self.serve()
+        await self.assertAllThere()
+        await self.end(daemon)
+
+    async def test_withoutTheKey(self) -> None:
+        """
+        Servers with no key, or another one, refuse, and what they write themselves does
+        no harm to the rest.
+        """
+        self.keys.write_text(ONE)
+        await self.end(await self.serve_filled())
+        for options in ((), ("--secret-keys", TWO)):
+            daemon = await self.serve(*options)
+            await self.assertNothingTold(ID_ONE)
+            await self.end(daemon)
+            self.assertIn(f"with key {ID_ONE}".encode(), daemon.output)
+        daemon = await self.serve_with_file()
+        await self.assertAllThere()
+        await self.end(daemon)
+
+    async def serve_filled(self) -> DaemonProcess:
+        daemon = await self.serve_with_file()
+        await self.enroll_with_secrets()
+        return daemon
+
+    async def test_switchedOn(self) -> None:
+        """
+        Of what was there before, nothing is left anywhere in the file.
+        """
+        daemon = await self.serve()
+        await self.enroll_with_secrets()
+        self.assertEqual(len(self.in_files()), 2 + len(lines_of(self.push)))
+        self.keys.write_text(ONE)
+        await self.end(daemon)
+        await self.ctl("secrets", "rewrite")
+        self.assertEqual(self.in_files(), [])
+        daemon = await self.serve_with_file()
+        await self.assertAllThere()
+        await self.end(daemon)
+
+    async def test_badFile(self) -> None:
+        """
+        The server does not start, and says why in a line.
+        """
+        for text, reason in (
+            ("", "there is no key (nanomdmctl secrets key makes one)"),
+            (f"{ONE}\nPlanted\n", "line 2: is not base64"),
+        ):
+            self.keys.write_text(text)
+            daemon = self.start("--secret-key-file", str(self.keys))
+            daemon.listening.addErrback(lambda failure: None)
+            self.assertEqual(await daemon.ended, 1)
+            line = f"twistd nanomdm: --secret-key-file: {self.keys}: {reason}\n"
+            self.assertEqual(daemon.errors.decode(), line)
