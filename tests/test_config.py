@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm import __version__
 from nanomdm.config import Given, Options, Settings, resolve, unknown_variables
+from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
 from nanomdm.errors import ConfigError
 from nanomdm.http.proxies import PRIVATE, parse_networks
 from nanomdm.options import OPTIONS
@@ -279,6 +280,19 @@ class IdentityTests(ConfigTestCase):
         flags = ("--ca", self.ca, "--tls-cert", self.ca, "--tls-client-ca", self.ca)
         line = "--tls-client-ca: excludes --cert-header"
         self.assertRefused(line, *flags, "--cert-header", "X-Cert")
+
+    def test_secretKeys(self) -> None:
+        """
+        From one place, and never shown.
+        """
+        key = new_key()
+        settings = self.with_ca("--secret-keys", key)
+        self.assertEqual(settings.secret_keys, parse_secret_keys(key))
+        self.assertNotIn(key, repr(settings))
+        flags = ("--ca", self.ca, "--secret-keys", key, "--secret-key-file", self.ca)
+        self.assertRefused("--secret-keys: excludes --secret-key-file", *flags)
+        flags = ("--ca", self.ca, "--secret-keys", f"{key},{key[:-2]}")
+        self.assertRefused("--secret-keys: key 2: is not base64", *flags)
 
     def test_tlsTwice(self) -> None:
         key = ThrowawayCA.create("Web CA").issue_server("localhost")

@@ -4,25 +4,29 @@ Encrypted secrets on every engine; on servers in tables that NanoMDM made.
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nanomdm.crypto.vault import Vault
 from nanomdm.mdm.checkin import parse_checkin
-from nanomdm.storage.factory import prepare_storage
+from nanomdm.storage.factory import open_storage, prepare_storage
 from nanomdm.storage.secrets import BOOTSTRAP_TOKEN, HEAD, PUSH_KEY, UNLOCK_TOKEN, kept_message
 from nanomdm.storage.settings import StorageSettings
 from tests import samples
 from tests.servers import shared, unavailable
 from tests.storage import nanomdm_tables
-from tests.storage.secrets_contract import ID_ONE, ONE, SecretsContract, vault
+from tests.storage.rewriting_contract import RewritingContract
+from tests.storage.secrets_case import ID_ONE, KEY_PEM, ONE, vault
+from tests.storage.secrets_contract import SecretsContract
 from tests.storage.test_engines import TABLES as ENGINE_TABLES
 
 
-class SQLiteTests(SecretsContract, TestCase):
+class SQLiteTests(SecretsContract, RewritingContract, TestCase):
     """
     A database file.
     """
@@ -56,7 +60,27 @@ def taken_over(engine: str) -> str:
     return dsn
 
 
-class TakenOver(SecretsContract):
+class MirrorTests(TestCase):
+    """
+    Several storages at once.
+    """
+
+    async def test_all(self) -> None:
+        """
+        None of them has anything plain.
+        """
+        paths = [Path(self.mktemp()).absolute() for _ in range(2)]
+        settings = [StorageSettings(dsn=path) for path in paths]
+        storage = open_storage(settings, reactor, vault=vault(ONE))
+        await storage.store_push_certificate("com.a", "CERT", KEY_PEM)
+        await storage.stop()
+        for path in paths:
+            with closing(sqlite3.connect(path)) as connection:
+                [(key,)] = connection.execute("SELECT key_pem FROM push_certs")
+            self.assertEqual(PUSH_KEY.key_id(key), ID_ONE)
+
+
+class TakenOver(SecretsContract, RewritingContract):
     """
     A database that NanoMDM made.
     """

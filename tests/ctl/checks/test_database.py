@@ -57,6 +57,7 @@ class SQLiteTests(Case):
             "ok schema: up to date",
             "ok writable",
             "warn push certificates: there is none",
+            "ok secrets: nothing is encrypted",
             "ok webhook: 0 events wait",
         )
         after = {path.name: path.read_bytes() for path in self.directory.iterdir()}
@@ -197,7 +198,7 @@ class ServerTests:
             [text.partition(":")[0] for text in found],
             [
                 *("ok storage", "ok version", "ok schema", "ok writable", "ok clock"),
-                "warn push certificates",
+                *("warn push certificates", "ok secrets"),
             ],
         )
 

@@ -44,11 +44,12 @@ class MachineTests(Case):
     def test_allFiles(self) -> None:
         paths = {
             name: self.file(name=name, mode=0o644)
-            for name in ("config", "cert", "keys", "token", "db", "db-wal", "db-shm")
+            for name in ("config", "cert", "keys", "secrets", "token", "db", "db-wal", "db-shm")
         }
         settings = self.settings(
             tls_cert=paths["cert"],
             api_key_file=paths["keys"],
+            secret_key_file=paths["secrets"],
             token=(TokenFile("com.apple.maid", paths["token"]),),
             storages=(StorageSettings(kind="sqlite", dsn=paths["db"]),),
         )
