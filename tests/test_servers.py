@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import servers
-from tests.servers import ENGINES, Server, ServerError, base, shared, unavailable
+from tests.servers import ENGINES, Server, ServerError, base, galera, shared, unavailable
 
 _ROOT = Path(__file__).parent.parent
 _START = """
@@ -337,6 +337,85 @@ class Absent(Server):
     @classmethod
     def missing(cls) -> str | None:
         return "no absentd on this machine"
+
+
+class Leaving(Server):
+    """
+    A server that starts a process in a group of its own, which starts another one and goes.
+    """
+
+    engine = "leaving"
+    accounts = ()
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None
+
+    def initialize(self) -> None:
+        """
+        There is nothing to fill.
+        """
+
+    def command(self) -> list[str]:
+        script = "setsid sh -c 'sleep 600 & echo $! > left.new; mv left.new left'; sleep 600"
+        return ["sh", "-c", script]
+
+    def administer(self) -> Any:
+        return (self.directory / "left").open()
+
+
+class LeavingTests(SynchronousTestCase):
+    """
+    Servers leave processes behind, as the ones that Galera nodes copy data with.
+    """
+
+    def test_killed(self) -> None:
+        """
+        They are killed with the server.
+        """
+        server = Leaving()
+        self.addCleanup(server.close)
+        server.start()
+        pid = int((server.directory / "left").read_text())
+        self.assertTrue(exists(pid))
+        server.kill()
+        self.assertFalse(exists(pid))
+
+    def test_closed(self) -> None:
+        """
+        They are killed at the end.
+        """
+        server = Leaving()
+        self.addCleanup(server.close)
+        server.start()
+        pid = int((server.directory / "left").read_text())
+        server.close()
+        self.assertFalse(exists(pid))
+
+
+class ClusterTests(SynchronousTestCase):
+    """
+    Nodes that replicate.
+    """
+
+    skip = galera.unavailable()
+    timeout = 120
+
+    def test_close(self) -> None:
+        """
+        A closed cluster leaves neither a process nor a file.
+        """
+        cluster = galera.Cluster(2)
+        self.addCleanup(cluster.close)
+        cluster.start()
+        self.assertEqual({node.status("wsrep_cluster_size") for node in cluster.nodes}, {"2"})
+        for dsn, node in zip(cluster.create_database("servers_all"), cluster.nodes, strict=True):
+            self.assertIn(str(node.port), dsn)
+            self.assertEqual(execute(node, "servers_all", "SHOW TABLES"), [])
+        cluster.close()
+        for node in cluster.nodes:
+            self.assertFalse(exists(node.pid))
+            self.assertFalse(node.directory.exists())
 
 
 class UnavailableTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ do by lines of JSON; each is answered by one line.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pwd
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 _PATIENCE = 60.0
+_SET_CHILD_SUBREAPER = 36
 
 
 class Guard:
@@ -37,6 +39,8 @@ class Guard:
         self.directory = tempfile.mkdtemp(prefix="nanomdm-")
         self._identity: dict[str, Any] = {}
         self._server: subprocess.Popen[bytes] | None = None
+        # What the server leaves behind is this process's then, and can be ended.
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
         if user is not None:
             account = pwd.getpwnam(user)
             os.chown(self.directory, account.pw_uid, account.pw_gid)
@@ -77,39 +81,51 @@ class Guard:
 
     def end(self, number: int) -> int:
         """
-        Send the server a signal, and its children too if that is C{SIGKILL}, and
-        wait for its end.
+        Send the server a signal, if that is C{SIGKILL} also to all that it has started,
+        and wait for its end.
 
         @return: its exit status.
         """
         server = self._server
         if server is None or server.poll() is not None:
             return 0
-        children = _children(server.pid) if number == signal.SIGKILL else []
         server.send_signal(number)
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, number)
+        if number == signal.SIGKILL:
+            self._end_others()
         try:
             return server.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             return self.end(signal.SIGKILL)
+
+    def _end_others(self) -> None:
+        """
+        End what the server has started.
+        """
+        server = {self._server.pid} if self._server is not None else set()
+        while others := _descendants(os.getpid()) - server:
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                # It is this process's child now, or will be once its parent is gone.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
 
     def clean(self, number: int) -> None:
         """
         End the server and remove the directory.
         """
         self.end(number)
-        # Children of the server may still be writing their last files.
-        for _ in range(5):
-            with contextlib.suppress(OSError):
-                return shutil.rmtree(self.directory)
+        self._end_others()
+        shutil.rmtree(self.directory)
 
 
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+def _descendants(pid: int) -> set[int]:
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        # The thread may be gone.
+        with contextlib.suppress(OSError):
+            found.update(map(int, path.read_text().split()))
+    return found.union(*map(_descendants, found))
 
 
 def main(user: str, last: str) -> None:
