@@ -9,13 +9,23 @@ when a table may be copied.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from nanomdm.storage.schema.changes import ALTER_TIMEOUT, Change, release, rows, run, wait_for
+from nanomdm.storage.schema import galera
+from nanomdm.storage.schema.changes import (
+    ALTER_TIMEOUT,
+    LOCK_TIMEOUT,
+    Change,
+    release,
+    rows,
+    run,
+    wait_for,
+)
 from nanomdm.storage.schema.compare import Present, ServerEngine, filled, with_indexes
 from nanomdm.storage.schema.tables import (
     ENROLLMENT_LISTS,
+    LEASES,
     QUEUE_NEXT,
     SHORT_NAMES,
     Column,
@@ -92,19 +102,45 @@ class MySQL(ServerEngine):
     @contextmanager
     def locked(self, connection: Any, timeout: float) -> Iterator[None]:
         """
-        Hold a lock that is this database's on the whole server.
+        Hold a lock that is this database's on the whole server, and on a cluster.
         """
         attempt = f"SELECT GET_LOCK({_LOCK_NAME}, 0)"
         wait_for(lambda: rows(connection, attempt) == [(1,)], timeout)
         try:
             run(connection, f"SET SESSION lock_wait_timeout = {ALTER_TIMEOUT}")
-            yield
+            with self._locked_cluster(connection, timeout):
+                yield
         finally:
             release(
                 connection,
                 "SET SESSION lock_wait_timeout = DEFAULT",
                 f"DO RELEASE_LOCK({_LOCK_NAME})",
             )
+
+    @contextmanager
+    def _locked_cluster(self, connection: Any, timeout: float) -> Iterator[None]:
+        node = galera.node_of(connection)
+        if node is None:
+            yield
+            return
+        if LEASES.name not in self.look(connection).columns:
+            run(connection, self.create(LEASES).replace("TABLE", "TABLE IF NOT EXISTS", 1))
+        wait_for(lambda: galera.take(connection, node), timeout)
+        try:
+            yield
+        finally:
+            with suppress(connection.Error):
+                galera.end(connection, node)
+
+    def execute(self, connection: Any, statement: str) -> None:
+        """
+        Execute a statement of a change.
+        """
+        node = galera.node_of(connection)
+        if node is not None:
+            # Others may have waited for long enough.
+            wait_for(lambda: galera.take(connection, node), LOCK_TIMEOUT)
+        super().execute(connection, statement)
 
     def add_column(self, table: Table, column: Column) -> str:
         """

@@ -279,7 +279,7 @@ _DEAD_TOKENS: Final = Table(
 )
 
 #: What one server at a time does, which one, and until when it is sure of it.
-_LEASES: Final = Table(
+LEASES: Final = Table(
     "nanomdm_leases",
     (
         Column("name", "VARCHAR(63)"),
@@ -342,7 +342,7 @@ _WEBHOOK_FAILED: Final = Table(
 
 #: This server's own tables, beside the source of numbers.
 OWN: Final = (
-    *(CERT_OWNERS, _PUSHES, _DEAD_TOKENS, _LEASES),
+    *(CERT_OWNERS, _PUSHES, _DEAD_TOKENS, LEASES),
     *(_WEBHOOK_EVENTS, _WEBHOOK_STREAMS, _WEBHOOK_FAILED),
 )
 
