@@ -315,7 +315,8 @@ class FileTests(CopyCase, SynchronousTestCase):
         empty = self.mktemp()
         Path(empty).touch()
         self.assertRefused(
-            "--from-dsn: the database lacks: schema version 1, schema version 2, schema version 3",
+            "--from-dsn: the database lacks: schema version 1, schema version 2, schema version 3,"
+            " schema version 4",
             *(*sqlite, "--from-dsn", empty, "--to-dsn", missing),
         )
         self.assertRefused(

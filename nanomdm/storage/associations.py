@@ -25,6 +25,7 @@ _ROWS: Final = "SELECT id, sha256, {age}, nanomdm_seq FROM cert_auth_association
 _OF_IDS: Final = _ROWS + " WHERE id IN ({{values}})"
 _OF_CERTIFICATES: Final = _ROWS + " WHERE sha256 IN ({{values}})"
 _OWNER: Final = "SELECT id FROM nanomdm_cert_owners WHERE sha256 = ?"
+_DROP_CLAIM: Final = "DELETE FROM nanomdm_cert_owners WHERE sha256 = ?"
 _TAKE_OVER: Final = "UPDATE nanomdm_cert_owners SET id = ? WHERE sha256 = ? AND id = ?"
 _EXISTS: Final = "SELECT 1 FROM cert_auth_associations WHERE id = ? AND sha256 = ?"
 _SPELLINGS: Final = """
@@ -168,12 +169,14 @@ def _associate(transaction: Transaction, call: AssociateCall) -> AssociationFact
 def _lock_id(transaction: Transaction, device_id: str) -> None:
     """
     Let one server at a time look whether an id has a certificate.  The id may be in
-    no table yet, so a claim on its hash serves as the lock.
+    no table yet, so a claim on its hash serves as the lock.  It is deleted at once: on a
+    Galera cluster other nodes' transactions only conflict with changes.
     """
     key = hashlib.sha256(f"id {device_id}".encode()).hexdigest()
     transaction.insert_missing(
         "nanomdm_cert_owners", ("sha256",), ("id",), [(key, device_id)], lock=True
     )
+    transaction.execute(_DROP_CLAIM, (key,))
 
 
 def other_spelling(transaction: Transaction, device_id: str) -> str | None:

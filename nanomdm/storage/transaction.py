@@ -127,15 +127,18 @@ class Transaction:
         rows: Sequence[Sequence[Any]],
         now: Sequence[str] = (),
         lock: bool = False,
+        then: Sequence[str] = (),
     ) -> None:
         """
         Insert those rows that are not there yet; see L{upsert}.
 
-        @param lock: lock those that are there.
+        @param lock: lock those that are there.  On a Galera cluster this keeps one node's
+            transactions apart; those of others only conflict with changes.
+        @param then: as of L{upsert}.
         """
         insert = _insert(table, (*keys, *columns), now)
         nothing = [f"{keys[0]} = {table}.{keys[0]}"] if lock else []
-        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, nothing)}", rows)
+        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, then or nothing)}", rows)
 
     def next_number(self) -> int:
         """

@@ -6,7 +6,9 @@ Events are numbered.  An enrollment with events has a row in the streams, which 
 when its first event is due and which server has it in hand.  Whoever changes anything
 about an enrollment's events locks that row first.  So its numbers rise in the order of
 the commits, and the row never goes while somebody adds an event.  Each transaction
-locks all rows that it needs at once, by id, and so nobody waits in a circle.
+locks all rows that it needs at once, by id, and so nobody waits in a circle.  Who adds
+an event changes the row, too: locks are one node's where the database is a Galera
+cluster, and only with changes do other nodes' transactions conflict.
 
 A server that has an enrollment in hand moves its C{due} into the future.  If nothing is
 heard of that server again, the enrollment is due for any other one then.  Times are Unix
@@ -36,6 +38,7 @@ _INSERT: Final = """
     INSERT INTO nanomdm_webhook_events (event_id, topic, enrollment_id, head, raw, created)
     VALUES (?, ?, ?, ?, ?, ?)
 """
+_ONE_MORE: Final = "additions = nanomdm_webhook_streams.additions + 1"
 _DUE: Final = """
     SELECT enrollment_id FROM nanomdm_webhook_streams {index}
      WHERE due <= {now} ORDER BY due LIMIT {limit} {skip_locked}
@@ -193,7 +196,7 @@ def open_streams(transaction: Transaction, ids: Collection[str], due: int) -> No
     """
     rows = [(id, due) for id in sorted(ids)]
     transaction.insert_missing(
-        "nanomdm_webhook_streams", ("enrollment_id",), ("due",), rows, lock=True
+        "nanomdm_webhook_streams", ("enrollment_id",), ("due",), rows, then=(_ONE_MORE,)
     )
 
 

@@ -751,7 +751,7 @@ class SQLiteTests(SynchronousTestCase):
     def test_empty(self) -> None:
         self.assertEqual(
             names(migrate(self.connection, "sqlite")),
-            ["schema version 1", "schema version 2", "schema version 3"],
+            [f"schema version {number}" for number in (1, 2, 3, 4)],
         )
         self.assertEqual(migrate(self.connection, "sqlite"), [])
         require_current(self.connection, "sqlite")
@@ -773,7 +773,8 @@ class SQLiteTests(SynchronousTestCase):
             "INSERT INTO push_certs (topic, cert_pem, key_pem, stale_token) VALUES ('t', '', '', 1)"
         )
         self.assertEqual(
-            names(migrate(self.connection, "sqlite")), ["schema version 2", "schema version 3"]
+            names(migrate(self.connection, "sqlite")),
+            [f"schema version {number}" for number in (2, 3, 4)],
         )
         self.assertEqual(
             self.connection.execute("SELECT topic FROM push_certs").fetchall(), [("t",)]

@@ -215,6 +215,10 @@ CREATE INDEX nanomdm_queue_active ON enrollment_queue (id, command_uuid, active)
     WHERE active = TRUE;
 """
 
+_ADDITIONS: Final = """
+ALTER TABLE nanomdm_webhook_streams ADD COLUMN additions BIGINT NOT NULL DEFAULT 0;
+"""
+
 _TOUCHED: Final = (
     *("devices", "users", "enrollments", "commands", "command_results"),
     *("enrollment_queue", "push_certs", "cert_auth_associations"),
@@ -239,6 +243,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     _TABLES + "".join(map(_touch, _TOUCHED)),
     _PUSHES + _WEBHOOK,
     _INSPECTION,
+    _ADDITIONS,
 )
 
 

@@ -313,7 +313,8 @@ _WEBHOOK_EVENTS: Final = Table(
 )
 
 #: Enrollments that have such events: when the first one is due, how often it was tried,
-#: and which server has it in hand, for how many seconds each time.
+#: and which server has it in hand, for how many seconds each time; and how often events
+#: were added.
 _WEBHOOK_STREAMS: Final = Table(
     "nanomdm_webhook_streams",
     (
@@ -322,6 +323,7 @@ _WEBHOOK_STREAMS: Final = Table(
         Column("holder", "VARCHAR(255)", default="''"),
         Column("lease", "INTEGER", default="0"),
         Column("attempts", "INTEGER", default="0"),
+        Column("additions", "BIGINT", default="0"),
     ),
     key=("enrollment_id",),
     indexes=(Index("nanomdm_webhook_streams_due", ("due",)),),
