@@ -22,6 +22,11 @@ _PING_TIMEOUT: Final = 3
 #: Seconds that a statement waits for locks of rows and of tables.
 _LOCK_TIMEOUT: Final = 5
 
+#: What a session on a node of a Galera cluster waits for (C{wsrep_sync_wait}): before it
+#: reads, updates, deletes or inserts, unless that goes on with a transaction, all that was
+#: committed on any node.
+_CAUSAL: Final = 1 | 2 | 4
+
 #: Bytes of what MariaDB makes of many rows in one value; what is more it cuts off.
 _LONGEST_ARRAY: Final = 2**26
 
@@ -160,6 +165,7 @@ class MySQLEngine:
         connection = _Connection(**arguments, autocommit=autocommit)
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            _wait_for_other_nodes(cursor)
             cursor.execute(
                 f"SET SESSION innodb_lock_wait_timeout = {_LOCK_TIMEOUT},"
                 f" lock_wait_timeout = {_LOCK_TIMEOUT},"
@@ -180,7 +186,10 @@ class MySQLEngine:
             # Building an index takes as long as it takes.
             **{"read_timeout": None, "write_timeout": None, "autocommit": True},
         }
-        return pymysql.connect(**arguments)
+        connection = pymysql.connect(**arguments)
+        with connection.cursor() as cursor:
+            _wait_for_other_nodes(cursor)
+        return connection
 
     def ping(self, connection: Any) -> None:
         connection.wait_at_most(_PING_TIMEOUT)
@@ -209,3 +218,14 @@ class MySQLEngine:
             if code in codes:
                 return trouble
         return Trouble.OTHER
+
+
+def _wait_for_other_nodes(cursor: Any) -> None:
+    """
+    Have a session on a node of a Galera cluster see what was committed on the others.
+    """
+    # Only some servers have the variable.
+    cursor.execute("SHOW SESSION VARIABLES LIKE 'wsrep_on'")
+    found = cursor.fetchone()
+    if found is not None and found[1] == "ON":
+        cursor.execute(f"SET SESSION wsrep_sync_wait = {_CAUSAL}")

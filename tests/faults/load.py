@@ -49,6 +49,7 @@ class Place:
 
     @ivar ports: of the servers on this machine that serve at present.
     @ivar tolerated: HTTP statuses after which clients try again.
+    @ivar restless: clients go to another server with every request.
     @ivar patience: seconds within which an answer must be there.
     @ivar replies: how often each status came.
     @ivar longest: how long somebody waited for an answer, in seconds.
@@ -56,6 +57,7 @@ class Place:
 
     ports: list[int] = field(factory=list)
     tolerated: Collection[int] = ()
+    restless: bool = False
     patience: float = 30
     replies: Counter[int] = field(factory=Counter)
     longest: float = 0
@@ -93,6 +95,8 @@ class Client:
 
     async def _ask(self, request: bytes) -> Reply:
         place = self._place
+        if place.restless:
+            self.hang_up()
         if self._line is None or self._line.lost:
             if not place.ports:
                 raise Lost
