@@ -21,6 +21,9 @@ _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[^
 # is accepted is localhost.
 _ENDPOINT_TYPE = re.compile("(?!localhost:)[a-z]+[0-9]*:")
 _HIGHEST_PORT = 65535
+#: Connections that may wait for the server to notice them.  Of Twisted's own 50, more
+#: devices at once are left for a second until they try again.
+_BACKLOG = 1024
 _TLS = re.compile("(?:haproxy:)*(?:ssl|tls):")
 # Colons and equals signs that belong to a value have a backslash in front of them.
 _PART = re.compile(r"(?:[^:\\]|\\.)*")
@@ -69,7 +72,7 @@ def endpoint_description(listen: str) -> str:
         return _tcp6(port, match["v6"])
     if match["host"]:
         return _tcp(port, match["host"])
-    return _tcp6(port, "::") if _dual_stack() else f"tcp:{port}"
+    return _tcp6(port, "::") if _dual_stack() else f"tcp:{port}:backlog={_BACKLOG}"
 
 
 def speaks_tls(description: str) -> bool:
@@ -91,7 +94,7 @@ def _tcp(port: int, host: str) -> str:
         address = "127.0.0.1" if host == "localhost" else str(IPv4Address(host))
     except AddressValueError:
         raise ConfigError(f"{host!r} is neither an IP address nor localhost") from None
-    return f"tcp:{port}:interface={address}"
+    return f"tcp:{port}:interface={address}:backlog={_BACKLOG}"
 
 
 def _tcp6(port: int, host: str) -> str:
@@ -99,7 +102,7 @@ def _tcp6(port: int, host: str) -> str:
         address = str(IPv6Address(host))
     except AddressValueError:
         raise ConfigError(f"{host!r} is not an IPv6 address") from None
-    return f"tcp6:{port}:interface={quoteStringArgument(address)}"
+    return f"tcp6:{port}:interface={quoteStringArgument(address)}:backlog={_BACKLOG}"
 
 
 def _dual_stack() -> bool:

@@ -23,24 +23,24 @@ class EndpointDescriptionTests(SynchronousTestCase):
 
     def test_one_address(self) -> None:
         for address, description in (
-            ("127.0.0.1:9000", "tcp:9000:interface=127.0.0.1"),
-            ("0.0.0.0:65535", "tcp:65535:interface=0.0.0.0"),
-            ("localhost:0", "tcp:0:interface=127.0.0.1"),
-            ("[::1]:9000", "tcp6:9000:interface=\\:\\:1"),
-            ("[2001:DB8:0::1]:80", "tcp6:80:interface=2001\\:db8\\:\\:1"),
+            ("127.0.0.1:9000", "tcp:9000:interface=127.0.0.1:backlog=1024"),
+            ("0.0.0.0:65535", "tcp:65535:interface=0.0.0.0:backlog=1024"),
+            ("localhost:0", "tcp:0:interface=127.0.0.1:backlog=1024"),
+            ("[::1]:9000", "tcp6:9000:interface=\\:\\:1:backlog=1024"),
+            ("[2001:DB8:0::1]:80", "tcp6:80:interface=2001\\:db8\\:\\:1:backlog=1024"),
         ):
             self.assertEqual(endpoint_description(address), description)
 
     def test_all_interfaces(self) -> None:
         self.patch(listen, "_dual_stack", lambda: True)
-        self.assertEqual(endpoint_description(":9000"), "tcp6:9000:interface=\\:\\:")
+        self.assertEqual(endpoint_description(":9000"), "tcp6:9000:interface=\\:\\::backlog=1024")
 
     def test_all_interfaces_without_ipv6(self) -> None:
         def no_socket(*args: object) -> None:
             raise OSError("Address family not supported by protocol")
 
         self.patch(socket, "socket", no_socket)
-        self.assertEqual(endpoint_description(":9000"), "tcp:9000")
+        self.assertEqual(endpoint_description(":9000"), "tcp:9000:backlog=1024")
 
     def test_twisted_understands(self) -> None:
         endpoint = serverFromString(None, endpoint_description("[::1]:9000"))
