@@ -31,6 +31,10 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
+#: For how long a call may itself wait, compared with the oldest one that may be before
+#: it when it comes.
+_LONGEST_WAIT = 3
+
 #: One kind of storage work for many callers at once: a function that runs in a
 #: pool thread and returns a result for each argument.  An exception as a result
 #: fails that caller alone; raising fails the transaction.
@@ -44,8 +48,8 @@ RunInteraction = Callable[[Callable[[Transaction], Any]], "Deferred[Any]"]
 class _Call:
     operation: Operation
     argument: Any
+    came: float
     result: Deferred[Any] = field(factory=Deferred)
-    came: float = field(factory=perf_counter)
 
 
 class Batcher:
@@ -54,6 +58,9 @@ class Batcher:
     @param max_batch: how many calls share a transaction at most.
     @param max_waiting: how many calls may wait for one; beyond it
         L{Overloaded} is raised.
+    @param patience: seconds that the oldest call may have waited when another one comes;
+        beyond it L{Overloaded} is raised.  Nor does any wait longer than three times that,
+        and a transaction: by then the client is gone, and work for it keeps others waiting.
     @param workers: how many transactions run at once at most.
     @param metrics: told of each transaction.
     """
@@ -63,12 +70,16 @@ class Batcher:
         run: RunInteraction,
         max_batch: int = 256,
         max_waiting: int = 10_000,
+        patience: float = 10.0,
         workers: int = 1,
         metrics: BatchMetrics | None = None,
+        seconds: Callable[[], float] = perf_counter,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._patience = patience
+        self._seconds = seconds
         self._workers = workers
         self._working = 0
         self._waiting: deque[_Call] = deque()
@@ -83,11 +94,15 @@ class Batcher:
         Run C{operation} for C{argument}, with others of its kind if there are.
 
         @return: a Deferred with the operation's result for this argument.
-        @raise Overloaded: too many calls wait already.
+            Fails with L{Overloaded} if its turn did not come.
+        @raise Overloaded: too many calls wait already, or for too long.
         """
+        now = self._seconds()
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests wait for the storage")
-        call = _Call(operation, argument)
+        if self._waiting and now - self._waiting[0].came > self._patience:
+            raise Overloaded("requests wait too long for the storage")
+        call = _Call(operation, argument, now)
         self._waiting.append(call)
         if self._working < self._workers:
             self._working += 1
@@ -113,13 +128,19 @@ class Batcher:
         return done
 
     async def _work(self) -> None:
-        while self._waiting:
-            size = min(len(self._waiting), self._max_batch)
-            await self._attempt([self._waiting.popleft() for _ in range(size)])
+        while batch := self._next_batch():
+            await self._attempt(batch)
         self._working -= 1
         # Whoever is told first may call again, and the others wait on.
         while self._idle and not self.busy:
             self._idle.pop(0).callback(None)
+
+    def _next_batch(self) -> list[_Call]:
+        waiting, late = self._waiting, self._seconds() - _LONGEST_WAIT * self._patience
+        while waiting and waiting[0].came < late:
+            given_up = Overloaded("the storage was busy for too long")
+            waiting.popleft().result.errback(Failure(given_up))
+        return [waiting.popleft() for _ in range(min(len(waiting), self._max_batch))]
 
     async def _attempt(self, batch: list[_Call]) -> None:
         try:
@@ -133,12 +154,12 @@ class Batcher:
             _deliver(batch, results)
 
     async def _transact(self, batch: list[_Call]) -> list[Any]:
-        began, failed = perf_counter(), True
+        began, failed = self._seconds(), True
         try:
             results: list[Any] = await self._run(partial(_perform, batch=batch))
             failed = False
         finally:
-            seconds = perf_counter() - began
+            seconds = self._seconds() - began
             self._metrics.ended(len(batch), began - batch[0].came, seconds, failed)
         return results
 

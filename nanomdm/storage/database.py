@@ -31,9 +31,11 @@ _PATIENCE: Final = 10.0
 #: Seconds before the first repetition; doubled each time, and jittered.
 _BACKOFF: Final = 0.04
 
-#: Long calls that run at once, and that may wait.
+#: Long calls that run at once, that may wait, and seconds that the oldest of these may
+#: have waited: each takes its time.
 _ALONE: Final = 4
 _ALONE_WAITING: Final = 100
+_ALONE_PATIENCE: Final = 50.0
 
 #: Looks of operators that run at once, at most: devices' reads have a connection left.
 _LOOKS: Final = 2
@@ -75,11 +77,12 @@ class Database:
         self._pools = {writer, reader}
         self._closed = False
 
-        def batcher(kind: str, pool: Pool, **bounds: int) -> Batcher:
+        def batcher(kind: str, pool: Pool, **bounds: Any) -> Batcher:
             return Batcher(self._runner(pool), metrics=seen.batches(kind), **bounds)
 
         def singly(kind: str, pool: Pool, workers: int) -> Batcher:
-            return batcher(kind, pool, max_batch=1, max_waiting=_ALONE_WAITING, workers=workers)
+            waiting = {"max_waiting": _ALONE_WAITING, "patience": _ALONE_PATIENCE}
+            return batcher(kind, pool, max_batch=1, workers=workers, **waiting)
 
         writes = batcher("write", writer)
         reads = writes if shared else batcher("read", reader)

@@ -71,7 +71,10 @@ class BatcherCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.runner = Runner()
-        self.batcher = Batcher(self.runner, self.max_batch, self.max_waiting)
+        self.now = 100.0
+        self.batcher = Batcher(
+            self.runner, self.max_batch, self.max_waiting, patience=10, seconds=lambda: self.now
+        )
         self.batches: list[list[Any]] = []
 
     def double(self, transaction: Transaction, arguments: Sequence[int]) -> list[Any]:
@@ -323,6 +326,48 @@ class LimitTests(BatcherCase):
             self.assertRaises(Overloaded, self.batcher.call, self.double, 99)
         self.runner.finish()
         self.assertEqual(self.drained(), [None])
+
+    def test_slowTransaction(self) -> None:
+        """
+        Nobody joins a queue that does not move, however short it is.
+        """
+        running = self.calls(1)
+        self.now += 60
+        waiting = self.calls(2)
+        self.now += 10
+        waiting += self.calls(3)
+        self.now += 0.1
+        error = self.assertRaises(Overloaded, self.batcher.call, self.double, 99)
+        self.assertGreaterEqual(error.retry_after, 1)
+        self.runner.commit()
+        waiting += self.calls(4)
+        self.runner.finish()
+        self.assertEqual([self.successResultOf(one) for one in running + waiting], [2, 4, 6, 8])
+
+    def test_waitedTooLong(self) -> None:
+        """
+        Calls whose turn comes too late are given up, and nothing is done for them.
+        """
+        running = self.calls(1)
+        late = self.calls(2)
+        self.now += 10
+        intime = self.calls(3)
+        self.now += 20.1
+        self.runner.commit()
+        self.failureResultOf(late[0], Overloaded)
+        self.runner.finish()
+        self.assertEqual([self.successResultOf(one) for one in running + intime], [2, 6])
+        self.assertEqual(self.batches, [[1], [3]])
+
+    def test_allWaitedTooLong(self) -> None:
+        [_, *late] = self.calls(1, 2, 3)
+        self.now += 31
+        self.runner.commit()
+        for call in late:
+            self.failureResultOf(call, Overloaded)
+        self.assertEqual((self.runner.pending, self.drained()), ([], [None]))
+        self.calls(4)
+        self.assertEqual(len(self.runner.pending), 1)
 
 
 class DrainedTests(BatcherCase):
