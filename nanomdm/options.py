@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from nanomdm.crypto.secretkeys import Keyring, parse_secret_keys
+from nanomdm.http.limits import MAX_CONNECTIONS
 from nanomdm.http.proxies import PRIVATE_NETWORKS, Networks, parse_networks
 from nanomdm.log import RENDERERS
 from nanomdm.push.address import APNsURL, ProxyURL, parse_apns_proxy, parse_apns_url
@@ -314,6 +315,11 @@ class Settings:
         "Bytes of the largest request body; a larger one is refused with 413",
         integer(1, _HIGHEST_SIZE),
         "67108864",
+    )
+    max_connections: int = _option(
+        "Connections of clients that are served at once; the others are answered 503",
+        integer(1, 1_000_000),
+        str(MAX_CONNECTIONS),
     )
     log_format: Literal["logfmt", "json"] = _option(
         "Log lines as logfmt (key=value) or json", choice(*RENDERERS), "logfmt"

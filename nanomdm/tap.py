@@ -38,6 +38,7 @@ from nanomdm.listen import speaks_tls
 from nanomdm.listener import Listener
 from nanomdm.metrics.registry import Metrics
 from nanomdm.monitoring import Monitoring
+from nanomdm.openfiles import Room, files_needed, raise_limit, room_for
 from nanomdm.outbound import open_client
 from nanomdm.output import standard_output
 from nanomdm.push.address import ProxyURL, proxy_to_use
@@ -162,10 +163,36 @@ def _basis(settings: Settings, reactor: Any, metrics: Metrics, vault: Vault) -> 
 
 
 def _site(basis: Basis, root: Resource) -> Site:
-    metrics = basis.metrics.http
-    site = Site(root, basis.reactor, basis.settings.max_body_size, metrics=metrics)
+    metrics, settings = basis.metrics.http, basis.settings
+    room = _room(settings.max_connections)
+    site = Site(
+        root,
+        basis.reactor,
+        settings.max_body_size,
+        room.connections,
+        metrics=metrics,
+        max_refused=room.refused,
+    )
     metrics.watch(site)
     return site
+
+
+def _room(connections: int) -> Room:
+    """
+    @param connections: that are to be served at once.
+    @return: how many can be.
+    """
+    wanted = files_needed(connections)
+    files = raise_limit(wanted)
+    room = room_for(connections, files)
+    if room.connections < connections:
+        _log.warn(
+            "too few files can be open for --max-connections",
+            files=files,
+            needed=wanted,
+            connections=room.connections,
+        )
+    return room
 
 
 def _add_monitoring(

@@ -116,6 +116,7 @@ class DefaultsTests(ConfigTestCase):
                 push_expiration=7 * 86400,
                 repush=1000,
                 max_body_size=64 * 1024 * 1024,
+                max_connections=10_000,
                 log_format="logfmt",
                 debug=False,
                 dump=False,
@@ -141,7 +142,7 @@ class DefaultsTests(ConfigTestCase):
             *("--apns-url", "https://localhost:2197", "--apns-ca", self.ca),
             *("--apns-proxy", "http://u:p@proxy:3128", "--apns-connections", "3"),
             *("--push-expiration", "1h", "--repush", "4"),
-            *("--max-body-size", "9", "--log-format", "json"),
+            *("--max-body-size", "9", "--max-connections", "10", "--log-format", "json"),
         )
         ca = Path(self.ca).absolute()
         self.assertEqual(
@@ -184,6 +185,7 @@ class DefaultsTests(ConfigTestCase):
                 push_expiration=3600,
                 repush=4,
                 max_body_size=9,
+                max_connections=10,
                 log_format="json",
                 debug=True,
                 dump=True,

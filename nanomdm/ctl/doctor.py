@@ -192,7 +192,7 @@ def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
     yield Check("contents", partial(check_contents, settings))
     yield Check("files", partial(check_files, settings, config))
     yield Check("disk", partial(check_disk, settings))
-    yield Check("open files", check_limits)
+    yield Check("open files", partial(check_limits, settings))
 
 
 def _vault(settings: Settings) -> Vault:

@@ -27,9 +27,9 @@ from nanomdm.http.limits import (
     LINGER_TIME,
     MAX_HEADER_LINES,
     MAX_HEADER_SIZE,
-    RETRY_AFTER,
     Share,
 )
+from nanomdm.http.refusal import refusal
 from nanomdm.http.request import Request, shown_host
 from nanomdm.metrics.http import NO_ENDPOINT
 from nanomdm.tls import openssl_words
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
     from nanomdm.http.site import Site
 
 _log: Final = Logger(namespace="nanomdm.http")
-
-_REFUSAL: Final = (
-    b"HTTP/1.1 %d %s\r\nServer: nanomdm\r\nDate: %s\r\n%s"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
-    b"Connection: close\r\n\r\n%s"
-)
 
 
 class Phase(Enum):
@@ -369,11 +363,7 @@ class Channel(http.HTTPChannel):
         self.refused = True
         self._log_refusal(code, reason)
         self._forget_request()
-        retry = b"Retry-After: %d\r\n" % RETRY_AFTER if code == http.SERVICE_UNAVAILABLE else b""
-        title = http.RESPONSES[code]
-        body = title + b"\n"
-        date = http.datetimeToString()
-        self.transport.write(_REFUSAL % (code, title, date, retry, len(body), body))
+        self.transport.write(refusal(code))
         self._end_slowly()
 
     def _end_slowly(self) -> None:

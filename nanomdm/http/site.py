@@ -4,18 +4,22 @@ The HTTP server itself: its connections, their deadlines, and draining at the en
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from twisted.web import http, server
 from twisted.web.resource import IResource
 
 from nanomdm.http.channel import Channel
 from nanomdm.http.limits import BUDGET, MAX_CONNECTIONS, MAX_REFUSED, Budget
+from nanomdm.http.refusal import Refusal
 from nanomdm.http.request import Request
-from nanomdm.metrics.http import HTTPMetrics
+from nanomdm.metrics.http import NO_ENDPOINT, HTTPMetrics
+
+_log: Final = Logger(namespace="nanomdm.http")
 
 #: Seconds between two looks at all connections' deadlines.
 _SWEEP_INTERVAL: Final = 5.0
@@ -45,6 +49,8 @@ class Site(server.Site):
     @param max_body_size: bytes that a request's body may have.
     @param max_connections: connections that are served at once.
     @param budget: bytes that all requests may have in memory, at least.
+    @param max_refused: connections beyond C{max_connections} that are there at once, only to
+        be told that nobody serves them.
     @ivar metrics: what it counts.
     @ivar budget: the memory that all requests share.
     @ivar now: the clock's time in seconds.
@@ -62,6 +68,7 @@ class Site(server.Site):
         max_connections: int = MAX_CONNECTIONS,
         budget: int = BUDGET,
         metrics: HTTPMetrics | None = None,
+        max_refused: int = MAX_REFUSED,
     ) -> None:
         # Channels have deadlines instead of a timeout each.
         super().__init__(root, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
@@ -70,8 +77,12 @@ class Site(server.Site):
         self.metrics = metrics or HTTPMetrics()
         self.now = reactor.seconds
         self._max_connections = max_connections
+        self._max_refused = max_refused
         self._clock = reactor
         self._channels: set[Channel] = set()
+        # In the order in which they came.
+        self._refusals: dict[Refusal, None] = {}
+        self._turned_away = 0
         self._sweeper: IDelayedCall | None = None
         self._running = 0
         self._drain: _Drain | None = None
@@ -81,7 +92,7 @@ class Site(server.Site):
         """
         How many connections there are.
         """
-        return len(self._channels)
+        return len(self._channels) + len(self._refusals)
 
     @property
     def running(self) -> int:
@@ -118,28 +129,58 @@ class Site(server.Site):
         L{nanomdm.http.endpoint} logs requests, with what it knows of them.
         """
 
-    def connected(self, channel: Channel) -> None:
+    def buildProtocol(self, address: IAddress | None) -> Any:
         """
         Serve a new connection, unless there are too many.
         """
-        if self._sweeper is None:
-            self._sweeper = self._clock.callLater(_SWEEP_INTERVAL, self._sweep)
+        if len(self._channels) < self._max_connections:
+            return super().buildProtocol(address)
+        return Refusal(self)
+
+    def connected(self, channel: Channel) -> None:
+        """
+        Watch a connection that is served.
+        """
         self._channels.add(channel)
-        excess = len(self._channels) - self._max_connections
-        if excess > MAX_REFUSED:
-            channel.transport.abortConnection()
-        elif excess > 0:
-            channel.refuse(http.SERVICE_UNAVAILABLE, "too many connections")
+        self._watch()
 
     def disconnected(self, channel: Channel) -> None:
         """
-        Forget a connection that is gone.
+        Forget it.
         """
         self._channels.discard(channel)
-        if not self._channels and self._sweeper is not None:
+        self._watch()
+        self._check_drained()
+
+    def turned_away(self, refusal: Refusal) -> None:
+        """
+        Watch a connection that is not served.  Of too many, the oldest ends: its client had
+        the most time to read why.
+        """
+        self._refusals[refusal] = None
+        self._turned_away += 1
+        self.metrics.count(NO_ENDPOINT, b"", http.SERVICE_UNAVAILABLE)
+        self._watch()
+        if len(self._refusals) > self._max_refused:
+            oldest = next(iter(self._refusals))
+            del self._refusals[oldest]
+            oldest.end()
+
+    def forget(self, refusal: Refusal) -> None:
+        """
+        See L{disconnected}.
+        """
+        self._refusals.pop(refusal, None)
+        self._watch()
+        self._check_drained()
+
+    def _watch(self) -> None:
+        if self.connections and self._sweeper is None:
+            self._sweeper = self._clock.callLater(_SWEEP_INTERVAL, self._sweep)
+        elif not self.connections and self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        self._check_drained()
+            self._tell_of_refusals()
 
     def _sweep(self) -> None:
         """
@@ -150,6 +191,17 @@ class Site(server.Site):
         now = self.now()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expire()
+        for refusal in [refusal for refusal in self._refusals if refusal.deadline <= now]:
+            refusal.end()
+        self._tell_of_refusals()
+
+    def _tell_of_refusals(self) -> None:
+        """
+        One line for all: a line for each would be work for the server when it has the most.
+        """
+        if self._turned_away:
+            _log.warn("too many connections", refused=self._turned_away, most=self._max_connections)
+            self._turned_away = 0
 
     def request_started(self) -> None:
         """
@@ -183,16 +235,20 @@ class Site(server.Site):
     def _close_idle(self, patient: bool) -> None:
         for channel in list(self._channels):
             channel.close_when_idle(patient)
+        for refusal in list(self._refusals):
+            refusal.end()
 
     def _cut_off(self) -> None:
         for channel in list(self._channels):
             channel.transport.abortConnection()
+        for refusal in list(self._refusals):
+            refusal.transport.abortConnection()
         self._running = 0
         self._check_drained()
 
     def _check_drained(self) -> None:
         drain = self._drain
-        if drain is None or self._channels or self._running > 0 or drain.done.called:
+        if drain is None or self.connections or self._running > 0 or drain.done.called:
             return
         for call in (drain.deadline, drain.patience):
             if call.active():

@@ -42,6 +42,7 @@ EXAMPLES = {
     "push-expiration": "30d",
     "repush": "0",
     "max-body-size": "16777216",
+    "max-connections": "2000",
     "log-format": "json",
 }
 

@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.http.endpoint import Folder
-from nanomdm.http.limits import MAX_REFUSED, UNCOUNTED, Budget, Share
+from nanomdm.http.limits import UNCOUNTED, Budget, Share
 from nanomdm.http.site import Site
 from tests.http.memory import SiteCase, Transport
 
@@ -310,16 +310,18 @@ class ConnectionsTests(SiteCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.site = Site(self.site.resource, self.clock, 10, max_connections=2)
+        self.site = Site(self.site.resource, self.clock, 10, max_connections=2, max_refused=3)
 
     def test_tooMany(self) -> None:
-        first, second = self.connect(), self.connect()
-        with capturedLogs() as events:
-            third = self.connect()
-        self.assertRefused(third.value(), *BUSY)
-        self.assertLogged(events, code=503, method=None, error="too many connections")
-        self.assertEqual(self.send(third, SMALL), third.value())
-        self.assertEqual(self.endpoint.bodies, [])
+        """
+        Who comes too late is told when he asks, and what else he says is thrown away.
+        """
+        first, second, third = (self.connect() for _ in range(3))
+        self.assertEqual(third.value(), b"")
+        self.assertRefused(self.send(third, SMALL[:1]), *BUSY)
+        self.assertTrue(third.half_closed)
+        self.assertEqual(self.send(third, SMALL[1:]), third.value())
+        self.assertEqual((self.endpoint.bodies, self.site.connections), ([], 3))
         third.closed()
         first.closed()
         fourth = self.connect()
@@ -330,15 +332,51 @@ class ConnectionsTests(SiteCase):
 
     def test_farTooMany(self) -> None:
         """
-        Those that only wait for a refusal are limited as well.
+        Of those that only wait for a refusal, the oldest one ends, and has the answer.
         """
-        for _ in range(2 + MAX_REFUSED):
-            self.assertFalse(self.connect().aborted)
-        last = self.connect()
-        self.assertTrue(last.aborted)
-        self.assertEqual(last.value(), b"")
+        transports = [self.connect() for _ in range(5)]
+        self.send(transports[2], SMALL)
+        self.assertTrue(all(one.connected for one in transports))
+        transports += [self.connect(), self.connect()]
+        connected = [one.connected for one in transports]
+        self.assertEqual(connected, [True, True, False, False, True, True, True])
+        for ended in transports[2:4]:
+            self.assertRefused(ended.value(), *BUSY)
+            self.assertFalse(ended.aborted)
+        self.assertEqual(self.site.connections, 5)
 
     def test_refusedOnesEnd(self) -> None:
-        transports = [self.connect() for _ in range(3)]
+        """
+        Also those that ask nothing or read nothing.
+        """
+        transports = [self.connect() for _ in range(4)]
+        self.send(transports[3], SMALL)
         self.clock.pump([5, 5])
-        self.assertEqual([transport.aborted for transport in transports], [False, False, True])
+        self.assertEqual([one.connected for one in transports], [True, True, False, False])
+        for ended in transports[2:]:
+            self.assertRefused(ended.value(), *BUSY)
+
+    def test_log(self) -> None:
+        """
+        One line tells of all, within a few seconds.
+        """
+        transports = [self.connect() for _ in range(4)]
+        with capturedLogs() as events:
+            self.clock.pump([5, 5])
+            self.connect()
+            for transport in transports:
+                transport.closed()
+            self.site.drain(30)
+        told = [(one["log_format"], one["refused"], one["most"]) for one in events]
+        self.assertEqual(told, [("too many connections", count, 2) for count in (2, 1)])
+
+    def test_drain(self) -> None:
+        """
+        Nobody waits for those that are not served.
+        """
+        transports = [self.connect() for _ in range(4)]
+        for transport in transports[:2]:
+            transport.closed()
+        drained = self.site.drain(30)
+        self.successResultOf(drained)
+        self.assertClean()

@@ -154,14 +154,14 @@ class TLSCase(TestCase):
     def write(self, identity: DeviceIdentity) -> None:
         self.certificate.write_bytes(identity.pem + identity.key_pem)
 
-    async def serve(self, client_ca: bool = True, max_connections: int = 100) -> None:
+    async def serve(self, client_ca: bool = True, **limits: int) -> None:
         files = TLSFiles(self.certificate, client_ca=self.client_ca if client_ca else None)
         self.tls = ServerTLS(files, now)
         plain = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        await self.listen(TLSEndpoint(plain, self.tls, reactor), max_connections)
+        await self.listen(TLSEndpoint(plain, self.tls, reactor), **limits)
 
-    async def listen(self, endpoint: Any, max_connections: int = 100) -> None:
-        self.site = Site(resources(), reactor, 1 << 20, max_connections)
+    async def listen(self, endpoint: Any, **limits: int) -> None:
+        self.site = Site(resources(), reactor, 1 << 20, **limits)
         port = await endpoint.listen(self.site)
         self.addCleanup(self.site.drain, 10)
         self.addCleanup(port.stopListening)

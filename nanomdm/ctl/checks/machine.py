@@ -17,7 +17,7 @@ from nanomdm.crypto.secretkeys import read_secret_keys
 from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, warn
 from nanomdm.errors import ConfigError
 from nanomdm.http.api.keys import read_api_keys
-from nanomdm.http.limits import MAX_CONNECTIONS
+from nanomdm.openfiles import files_needed
 from nanomdm.options import Settings
 from nanomdm.service.tokens import read_token
 
@@ -26,9 +26,6 @@ _MIB: Final = 1 << 20
 #: Bytes that are to be free on the disk of a database.
 _LITTLE_SPACE: Final = 1024 * _MIB
 _NO_SPACE: Final = 100 * _MIB
-
-#: Files that a server has open besides its connections with devices, at most.
-_OTHER_FILES: Final = 500
 
 
 def check_environment(environ: Mapping[str, str]) -> Findings:
@@ -124,15 +121,17 @@ def check_disk(settings: Settings) -> Findings:
             yield ok("disk", text)
 
 
-def check_limits() -> Findings:
+def check_limits(settings: Settings) -> Findings:
     """
     See how many files can be open, each connection being one.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + _OTHER_FILES
+    # The server itself goes up to the hard limit.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files_needed(settings.max_connections)
     if limit != resource.RLIM_INFINITY and limit < wanted:
         text = f"what is started from here can have {limit} files open"
-        advice = f"The server serves up to {MAX_CONNECTIONS} connections: ulimit -n {wanted}"
+        most = settings.max_connections
+        advice = f"The server is to serve up to {most} connections: ulimit -n {wanted}"
         yield warn("open files", text, f"{advice} (systemd: LimitNOFILE).")
     else:
         yield ok("open files", "enough")

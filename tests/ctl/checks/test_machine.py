@@ -91,4 +91,4 @@ class MachineTests(Case):
     def test_limits(self) -> None:
         for limit, word in ((1024, "warn"), (16384, "ok"), (resource.RLIM_INFINITY, "ok")):
             self.patch(machine.resource, "getrlimit", lambda which, limit=limit: (limit, limit))
-            self.assertTold(check_limits(), f"{word} open files: ")
+            self.assertTold(check_limits(self.settings()), f"{word} open files: ")
