@@ -62,7 +62,8 @@ class Channel(http.HTTPChannel):
 
     @ivar deadline: when L{expire} is due, in seconds of the site's clock.
     @ivar refused: what still arrives is thrown away.
-    @ivar share: the part of the site's budget that the request under way has.
+    @ivar share: the part of the site's budget that the request under way has, or the
+        answer that is being read.
     """
 
     MAX_LENGTH = MAX_HEADER_SIZE
@@ -271,8 +272,10 @@ class Channel(http.HTTPChannel):
         if self.persistent and self._waitingForTransport:
             # Otherwise the answers to all requests that came at once would be in memory.
             self._unread = request
-        else:
-            super().requestDone(request)
+            return
+        if self.persistent:
+            self.share.release()
+        super().requestDone(request)
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """

@@ -24,6 +24,7 @@ from nanomdm.errors import (
     Overloaded,
     TooLarge,
 )
+from nanomdm.http.limits import RETRY_AFTER
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, Stream, text
 from nanomdm.metrics.http import NO_ENDPOINT
@@ -35,6 +36,13 @@ NOT_FOUND: Final = text(404, "404 page not found")
 GONE: Final = text(410, "Gone")
 TOO_LARGE: Final = text(413, "Request Entity Too Large")
 SERVER_ERROR: Final = text(500, "Internal Server Error")
+
+
+def _busy(retry_after: int) -> Response:
+    return text(503, "Service Unavailable", {b"Retry-After": b"%d" % retry_after})
+
+
+BUSY: Final = _busy(RETRY_AFTER)
 
 
 class Endpoint(Resource):
@@ -89,6 +97,7 @@ class Endpoint(Resource):
         finally:
             request.end()
         if isinstance(answer, Response):
+            answer = _affordable(request, answer)
             _write(request, answer)
         seconds = time.perf_counter() - started
         request.site.metrics.answered(self.route, request.method, answer.code, seconds)
@@ -138,7 +147,7 @@ def refusal(error: NanoMDMError) -> Response:
     if isinstance(error, TooLarge):
         return TOO_LARGE
     if isinstance(error, Overloaded):
-        return text(503, "Service Unavailable", {b"Retry-After": b"%d" % error.retry_after})
+        return _busy(error.retry_after)
     return SERVER_ERROR
 
 
@@ -148,6 +157,16 @@ async def _deliver(request: Request, stream: Stream) -> None:
     except Exception:
         _log.failure("unexpected error", trace_id=request.trace_id)
         request.abort()
+
+
+def _affordable(request: Request, response: Response) -> Response:
+    """
+    @return: the response, if there is memory for it until the client has read it.
+    """
+    if request.gone or request.take_answer(len(response.body)):
+        return response
+    request.notes["error"] = "too many large answers are being read"
+    return BUSY
 
 
 def _write(request: Request, response: Response) -> None:

@@ -40,11 +40,11 @@ MAX_CONNECTIONS: Final = 10_000
 #: Connections beyond L{MAX_CONNECTIONS} that are told why they are not served.
 MAX_REFUSED: Final = 1000
 
-#: Bytes that all requests which are arriving or being worked on may have, but
-#: for what L{UNCOUNTED} lets through.
+#: Bytes that all requests which are arriving or being worked on, and all answers that
+#: clients have not read yet, may have, but for what L{UNCOUNTED} lets through.
 BUDGET: Final = 256 << 20
 
-#: Bytes of each request that the budget leaves out: nearly all requests are that
+#: Bytes of each request or answer that the budget leaves out: nearly all are that
 #: small, and they are to be served even while somebody fills the budget.
 UNCOUNTED: Final = 1 << 14
 
@@ -54,7 +54,7 @@ RETRY_AFTER: Final = 5
 
 class Budget:
     """
-    The bytes of requests that a site holds in memory.
+    The bytes of requests and answers that a site holds in memory.
 
     @param total: how many there may be, beyond L{UNCOUNTED} for each request.
     @ivar used: how many there are.
@@ -67,9 +67,9 @@ class Budget:
 
 class Share:
     """
-    One request's part of a budget.
+    The part of a budget that one request has, and then its answer.
 
-    @ivar size: bytes of the request so far.
+    @ivar size: bytes of it so far.
     """
 
     __slots__ = ("_budget", "size")
@@ -89,6 +89,19 @@ class Share:
             if self._budget.used + more > self._budget.total:
                 return False
             self._budget.used += more
+        self.size = size
+        return True
+
+    def take_answer(self, size: int) -> bool:
+        """
+        Note that an answer of C{size} bytes is in memory until its client has read it.
+
+        @return: whether the budget allows it; one that is larger than all of it may be
+            there alone.
+        """
+        if self._budget.used or size <= self._budget.total:
+            return self.reach(size)
+        self._budget.used = size - UNCOUNTED
         self.size = size
         return True
 

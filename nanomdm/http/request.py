@@ -210,6 +210,13 @@ class Request(server.Request):
         self.content = BytesIO()
         self._share.release()
 
+    def take_answer(self, size: int) -> bool:
+        """
+        @param size: bytes of the answer.
+        @return: whether there is memory for it until the client has read it.
+        """
+        return self._share.take_answer(size)
+
     def end(self) -> None:
         """
         Note that the answer is known or, if it is a stream, written.

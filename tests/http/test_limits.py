@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.http.endpoint import Folder
 from nanomdm.http.limits import UNCOUNTED, Budget, Share
+from nanomdm.http.response import Response
 from nanomdm.http.site import Site
 from tests.http.memory import SiteCase, Transport
 
@@ -301,6 +302,87 @@ class TimeTests(SiteCase):
             transport.closed()
         self.answer()
         self.assertClean()
+
+
+class AnswerTests(SiteCase):
+    """
+    Answers that nobody reads are in memory, too.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.site.budget = Budget(50_000)
+
+    def answer_unread(self, size: int) -> Transport:
+        """
+        Let the endpoint answer a client that does not read.
+        """
+        transport = self.connect()
+        self.send(transport, SMALL)
+        transport.protocol.pauseProducing()
+        self.endpoint.waiting.pop(0).callback(Response(200, b"x" * size))
+        return transport
+
+    def assertAnswered(self, transport: Transport, code: int) -> None:
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 %d " % code))
+
+    def test_unread(self) -> None:
+        """
+        They count until they are read; who asks for what does not fit is told to come
+        back.
+        """
+        first = self.answer_unread(40_000)
+        self.assertAnswered(first, 200)
+        self.assertEqual(self.site.budget.used, 40_000 - UNCOUNTED)
+        with capturedLogs() as events:
+            second = self.answer_unread(50_000)
+        self.assertAnswered(second, 503)
+        self.assertIn(b"\r\nRetry-After: 5\r\n", second.value())
+        self.assertLogged(events, code=503, error="too many large answers are being read")
+        first.protocol.resumeProducing()
+        self.assertEqual(self.site.budget.used, 0)
+        self.assertAnswered(self.answer_unread(50_000), 200)
+
+    def test_clientsThatGo(self) -> None:
+        self.answer_unread(60_000).closed()
+        self.assertEqual(self.site.budget.used, 0)
+
+    def test_read(self) -> None:
+        """
+        What went into the socket at once costs nothing.
+        """
+        transport = self.connect()
+        for _ in range(2):
+            self.send(transport, SMALL)
+            self.endpoint.waiting.pop(0).callback(Response(200, b"x" * 60_000))
+            self.assertEqual(self.site.budget.used, 0)
+        self.assertEqual(transport.value().count(b"HTTP/1.1 200 "), 2)
+
+    def test_last(self) -> None:
+        """
+        The connection ends with the answer, and the memory is given back then.
+        """
+        transport = self.connect()
+        transport.closed = lambda: None  # type: ignore[method-assign]
+        self.send(transport, SMALL[:-2] + b"Connection: close\r\n\r\n")
+        self.endpoint.waiting.pop(0).callback(Response(200, b"x" * 60_000))
+        self.assertEqual(self.site.budget.used, 60_000 - UNCOUNTED)
+        del transport.closed
+        transport.closed()
+        self.assertEqual(self.site.budget.used, 0)
+
+    def test_largerThanAllMemory(self) -> None:
+        """
+        Such an answer is possible, but no other at the same time.
+        """
+        huge = self.answer_unread(100_000)
+        self.assertAnswered(huge, 200)
+        self.assertAnswered(self.answer_unread(20_000), 503)
+        self.assertAnswered(self.answer_unread(10_000), 200)
+        huge.closed()
+        self.assertEqual(self.site.budget.used, 0)
+        self.answer_unread(20_000)
+        self.assertAnswered(self.answer_unread(100_000), 503)
 
 
 class ConnectionsTests(SiteCase):
