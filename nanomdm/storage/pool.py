@@ -156,14 +156,25 @@ class Pool(adbapi.ConnectionPool):
         self._metrics.got(self._seconds() - asked)
         connection: Any = pooled._connection
         cursor = connection.cursor()
+        try:
+            result = self._work(cursor, work)
+        except Exception:
+            # The error leads to the cursor, so the garbage collector frees it, in any
+            # thread: the reactor's would wait until SQLite has the connection to spare.
+            with suppress(Exception):
+                cursor.close()
+            raise
+        cursor.close()
+        if not self._autocommit:
+            self._commit(connection)
+        return result
+
+    def _work(self, cursor: Any, work: Callable[[Transaction], R]) -> R:
         if not self._autocommit and self._engine.begin_write is not None:
             cursor.execute(self._engine.begin_write)
         transaction = Transaction(cursor, self._engine.dialect, self._vault)
         result = work(transaction)
         transaction.finish()
-        cursor.close()
-        if not self._autocommit:
-            self._commit(connection)
         return result
 
     def _commit(self, connection: Any) -> None:

@@ -23,9 +23,11 @@ class Fault(Exception):
 class FakeCursor:
     """
     @ivar connection: where it belongs.
+    @ivar closed: whether it was closed.
     """
 
     rowcount = 0
+    closed = False
 
     def __init__(self, connection: FakeConnection) -> None:
         self.connection = connection
@@ -38,8 +40,10 @@ class FakeCursor:
 
     def close(self) -> None:
         """
-        Do nothing.
+        Fail if the connection is dead, as some drivers do.
         """
+        self.closed = True
+        self.connection.check()
 
 
 class FakeConnection:

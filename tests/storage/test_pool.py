@@ -96,6 +96,25 @@ class TransactionTests(PoolCase):
         self.assertEqual((connection.commits, connection.rollbacks), (0, 1))
         self.assertIs(await self.use(pool), connection)
 
+    async def test_cursorIsClosed(self) -> None:
+        """
+        Also of a transaction that fails: what the cursor holds would be freed by
+        whichever thread collects the error.
+        """
+        cursors: list[Any] = []
+
+        def work(transaction: Transaction) -> None:
+            cursors.append(transaction._cursor)
+            transaction.execute("SELECT 1")
+            raise ValueError("no")
+
+        pool = self.open()
+        connection = await self.use(pool)
+        await self.assertFailure(pool.run(work), ValueError)
+        connection.dead = True
+        await self.assertFailure(pool.run(work), Fault)
+        self.assertEqual([cursor.closed for cursor in cursors], [True, True])
+
     async def test_atEnd(self) -> None:
         """
         What is left for the end runs once, in the same transaction.
