@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IStreamServerEndpoint,
 )
+from twisted.internet.tcp import Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +24,9 @@ from nanomdm.http.site import Site
 from nanomdm.log import printable
 
 _log: Final = Logger(namespace="nanomdm")
+
+#: Connections that are taken between two looks at all others.
+_AT_A_TIME: Final = 50
 
 
 class StartRefused(ConfigError, SystemExit):
@@ -71,6 +75,8 @@ class Listener:
         if failures:
             _refuse(failures[0], self.description)
         [self.port] = ports
+        if isinstance(self.port, Port):
+            _take_few(self.port)
         return self.port.getHost()
 
     async def close(self) -> None:
@@ -79,6 +85,20 @@ class Listener:
         """
         if self.port is not None:
             await maybeDeferred(self.port.stopListening)
+
+
+def _take_few(port: Port) -> None:
+    """
+    Let a port take few connections at a time.  Twisted takes more and more in one go as long
+    as more come; meanwhile nobody is served, and none that was closed is gone.
+    """
+    take = port.doRead
+
+    def take_few() -> None:
+        port.numberAccepts = min(port.numberAccepts, _AT_A_TIME)
+        take()
+
+    port.doRead = take_few  # type: ignore[method-assign]
 
 
 def _refuse(failure: Failure, where: str) -> NoReturn:

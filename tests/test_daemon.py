@@ -68,9 +68,12 @@ class WholeProcess(ProcessProtocol):
 class DaemonCase(TestCase):
     """
     Starts daemons on one database file.
+
+    @cvar program: what is started.
     """
 
     timeout = 120
+    program: type[DaemonProcess] = DaemonProcess
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -82,8 +85,8 @@ class DaemonCase(TestCase):
         self.http = treq.client.HTTPClient(Agent(reactor, pool=self.pool))
 
     def start(self, *options: str) -> DaemonProcess:
-        daemon = DaemonProcess(
-            *("--listen", "tcp:0:interface=127.0.0.1"),
+        daemon = self.program(
+            *("--listen", "127.0.0.1:0"),
             *("--ca", str(self.directory / "ca.pem")),
             *("--storage-dsn", str(self.database)),
             *options,
