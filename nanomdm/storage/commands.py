@@ -21,7 +21,7 @@ from nanomdm.storage.transaction import Transaction, chunks, flatten
 #: The next command of each enrollment in a list, as one indexed look for each.
 #: Ordering by what is constant, too, shows MySQL that the index has this order.
 _NEXT: Final = """
-    SELECT n.id, c.command
+    SELECT n.id, c.command_uuid
       FROM (SELECT e.id AS id,
                    (SELECT q.command_uuid
                       FROM enrollment_queue AS q {{index}}
@@ -68,6 +68,7 @@ _NOT_NOW: Final = """
      WHERE id = ? AND command_uuid = ? AND status = 'NotNow'
 """
 _COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
+_COMMANDS: Final = "SELECT command_uuid, command FROM commands WHERE command_uuid IN ({values})"
 _ENABLED: Final = "SELECT id, enabled FROM enrollments WHERE id IN ({values})"
 _REVIVE: Final = f"""
     UPDATE enrollment_queue SET active = TRUE
@@ -154,7 +155,12 @@ def _next_commands(
 ) -> dict[str, bytes]:
     index = transaction.dialect.use_index("nanomdm_queue_next")
     rows = transaction.rows_in(statement.format(index=index, values="{values}"), ids)
-    return {enrollment_id: command.encode() for enrollment_id, command in rows}
+    uuids = dict(rows)
+    # Each command once: a large one for very many enrollments would fill the memory.
+    wanted = sorted(set(uuids.values()))
+    commands = {uuid: text.encode() for uuid, text in transaction.rows_in(_COMMANDS, wanted)}
+    # Without locks, one may be gone by now; then nobody waits for it any more.
+    return {id: commands[uuid] for id, uuid in uuids.items() if uuid in commands}
 
 
 def store_report(transaction: Transaction, reports: Sequence[CommandReport]) -> list[ReportOutcome]:

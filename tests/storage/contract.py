@@ -299,6 +299,19 @@ class StorageContract:
         self.assertEqual(await self.enqueue("C1", raw=raw), {})
         self.assertEqual(await self.storage.next_command("D1"), raw)
 
+    async def test_oneCommandForMany(self) -> None:
+        """
+        It is read once for all that ask at the same time, and others get their own.
+        """
+        await self.enroll("D1", "D2", "D3", "D4")
+        await self.enqueue("C1", "D1", "D2", "D3")
+        await self.enqueue("C2", "D4")
+        # The first has a transaction of its own.
+        ids = ("D1", "D2", "D3", "D4")
+        answers = await gatherResults([self.storage.next_command(one) for one in ids])
+        self.assertEqual([self.uuid(one) for one in answers], ["C1", "C1", "C1", "C2"])
+        self.assertIs(answers[1], answers[2])
+
     async def test_queueOrder(self) -> None:
         await self.enroll()
         uuids = [f"C{n}" for n in (3, 1, 2, 9, 5)]
