@@ -18,7 +18,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 _ROOT = Path(__file__).parent.parent
-_TWISTD = "from twisted.scripts.twistd import run; run()"
+#: Runs C{twistd} as its command does.
+TWISTD = "from twisted.scripts.twistd import run; run()"
 # Whatever a test does, it never talks to Apple.
 _NOWHERE = {"NANOMDM_APNS_URL": "https://127.0.0.1:9"}
 _LISTENING = re.compile(rb'msg="listening" address=127\.0\.0\.1:(\d+)\n')
@@ -29,6 +30,7 @@ class DaemonProcess(ProcessProtocol):
     C{twistd -n nanomdm} with some options.
 
     @cvar prefix: a command that ends by running the one behind it in its place.
+    @cvar code: what Python runs.
     @ivar output: what it printed on standard output, its log.
     @ivar errors: what it printed on standard error.
     @ivar listening: fires with the port once it serves.
@@ -37,6 +39,7 @@ class DaemonProcess(ProcessProtocol):
 
     transport: IProcessTransport
     prefix: Sequence[str] = ()
+    code = TWISTD
 
     def __init__(self, *options: str, **environment: str) -> None:
         self.output = b""
@@ -44,7 +47,7 @@ class DaemonProcess(ProcessProtocol):
         self.listening: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
         self._awaited: tuple[bytes, Deferred[None]] | None = None
-        twistd = [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "nanomdm", *options]
+        twistd = [sys.executable, "-c", self.code, "-n", "--pidfile=", "nanomdm", *options]
         arguments = [*self.prefix, *twistd]
         inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         reactor.spawnProcess(
