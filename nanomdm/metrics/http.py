@@ -80,7 +80,9 @@ class HTTPMetrics:
             registry=registry,
         )
         self._connections = Gauge(
-            "nanomdm_http_connections", "Open connections of clients", registry=registry
+            "nanomdm_http_connections",
+            "Open connections of clients, also of those that are refused",
+            registry=registry,
         )
         self._running = Gauge(
             "nanomdm_http_requests_running",
@@ -89,12 +91,13 @@ class HTTPMetrics:
         )
         self._used = Gauge(
             "nanomdm_http_budget_used_bytes",
-            "Memory of large requests that arrive or are being worked on",
+            "Memory of large requests that arrive or are being worked on, and of large answers "
+            "being read",
             registry=registry,
         )
         self._total = Gauge(
             "nanomdm_http_budget_bytes",
-            "Memory that large requests may have together",
+            "Memory that large requests and answers may have together",
             registry=registry,
         )
         # labels() takes longer than all the rest.
