@@ -22,9 +22,13 @@ from typing import Final
 
 import atheris
 
-with atheris.instrument_imports(include=["nanomdm"]):
+#: The libraries are those that take apart what comes over connections.
+_GUIDES: Final = ("nanomdm", "h2", "hpack", "hyperframe", "twisted.web")
+
+with atheris.instrument_imports(include=_GUIDES):
     from tests.faults.mutations import change_der
-    from tests.faults.targets import TARGETS, Target
+    from tests.faults.target import Target
+    from tests.faults.targets import TARGETS
 
 #: Seconds of a processor that no input may take.
 HANG: Final = 1.0

@@ -13,7 +13,7 @@ import plistlib
 import re
 import ssl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,6 @@ from typing import Any, Final
 from unittest import mock
 from urllib.parse import quote
 
-from attrs import frozen
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.web.http import parse_qs
 
@@ -48,43 +47,18 @@ from nanomdm.mdm.command import installs_mdm_profile, parse_command, parse_repor
 from nanomdm.mdm.plainjson import plain_dictionary
 from nanomdm.mdm.plist import NESTED, parse
 from nanomdm.options import OPTIONS
-from nanomdm.push.response import parse_problem
 from nanomdm.sim.signing import sign_like_device, sign_modern
 from nanomdm.storage.cursors import cursor_of, key_of
 from nanomdm.storage.dsn import safe
 from nanomdm.storage.settings import parse_dsn, parse_options
 from tests import samples
 from tests.crypto import build
+from tests.faults import others, wires
+from tests.faults.target import Target
 
 NOW: Final = datetime(2026, 11, 20, tzinfo=UTC)
 
 _ENCODING: Final = re.compile(rb"""\A(<\?xml[^>]*?)\s+encoding\s*=\s*("[^"]*"|'[^']*')""")
-
-
-@frozen
-class Target:
-    """
-    A parser.
-
-    @ivar parse: takes bytes.
-    @ivar refusal: what it may raise.
-    @ivar seeds: makes inputs to begin with.
-    @ivar words: what inputs are made of.
-    @ivar is_der: whether inputs are DER, so that changes should mind the lengths.
-    """
-
-    parse: Callable[[bytes], object]
-    refusal: type[Exception] | tuple[()] = ()
-    seeds: Callable[[], Sequence[bytes]] = tuple
-    words: Sequence[bytes] = ()
-    is_der: bool = False
-
-    def try_(self, data: bytes) -> None:
-        """
-        @raise Exception: the parser raised what it may not raise.
-        """
-        with contextlib.suppress(self.refusal):
-            self.parse(data)
 
 
 def same_as_plistlib(body: bytes) -> None:
@@ -364,7 +338,6 @@ TARGETS: Final[dict[str, Target]] = {
         functools.partial(_header, APIKeys("key").operator),
         seeds=lambda: [b"Basic " + base64.b64encode(b"nanomdm:key")],
     ),
-    "apns-answer": Target(
-        parse_problem, seeds=lambda: [b'{"reason": "Unregistered", "timestamp": 1672531200000}']
-    ),
+    **wires.TARGETS,
+    **others.TARGETS,
 }

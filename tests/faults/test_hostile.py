@@ -40,8 +40,10 @@ from nanomdm.storage.dsn import safe
 from nanomdm.storage.settings import parse_dsn, parse_options
 from tests import samples
 from tests.crypto import build
+from tests.faults import others, wires
 from tests.faults.mutations import change_bytes, change_der
-from tests.faults.targets import TARGETS, Target, chains, same_as_plistlib
+from tests.faults.target import Target
+from tests.faults.targets import TARGETS, chains, same_as_plistlib
 from tests.http.case import KEY, ServerCase
 
 EXAMPLES: Final = int(os.environ.get("FAULTS_EXAMPLES", "200"))
@@ -60,7 +62,8 @@ IDENTITIES: Final = (
     *("push-certificate", "push-certificate-der", "push-key"),
 )
 OPTIONS: Final = ("mysql", "postgres", "storage-options", "option", "ini", "api-keys")
-REQUESTS: Final = ("query", "cursor", "json", "ids", "accept", "authorization", "apns-answer")
+REQUESTS: Final = ("query", "cursor", "json", "ids", "accept", "authorization", "unlock-form")
+OTHERS: Final = tuple(name for name in (*wires.TARGETS, *others.TARGETS) if name not in REQUESTS)
 
 SEEDS: Final = st.integers(0, 2**64 - 1)
 
@@ -137,8 +140,14 @@ class AnythingTests(SynchronousTestCase):
     def test_requests(self) -> None:
         self.tryAll(REQUESTS)
 
+    def test_others(self) -> None:
+        """
+        Those at the other ends of connections, and what other programs have stored.
+        """
+        self.tryAll(OTHERS)
+
     def test_nothingIsLeftOut(self) -> None:
-        self.assertEqual(set(TARGETS), {*MESSAGES, *IDENTITIES, *OPTIONS, *REQUESTS})
+        self.assertEqual(set(TARGETS), {*MESSAGES, *IDENTITIES, *OPTIONS, *REQUESTS, *OTHERS})
 
 
 #: What XML can have; it makes a line feed of a carriage return.

@@ -1,0 +1,162 @@
+"""
+What another program has written down: a database that NanoMDM or somebody else has filled,
+an export, a file of certificates, a form.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Final
+
+from nanomdm.crypto.chain import load_certificates
+from nanomdm.crypto.pushcert import parse_stored_certificate
+from nanomdm.errors import ConfigError, MessageError, NanoMDMError
+from nanomdm.http.api.commands import _inner
+from nanomdm.http.api.escrow import _fields
+from nanomdm.http.api.facts import described
+from nanomdm.http.api.plists import plist_member
+from nanomdm.http.api.results import _errors
+from nanomdm.interfaces import EnrollmentFacts
+from nanomdm.mdm.migration import EnrolledDevice, UserChannel, parcels
+from nanomdm.service.escrow import Unlock
+from nanomdm.storage import export
+from tests import samples
+from tests.crypto import build
+from tests.faults.target import Target
+
+
+def text(data: bytes) -> str:
+    """
+    As a driver of a database makes text of a column.
+    """
+    return data.decode("utf-8", "replace")
+
+
+def halves(data: bytes) -> tuple[bytes, bytes]:
+    """
+    @return: what is before the first 0xFF, which no text has, and what is behind it.
+    """
+    first, _, second = data.partition(b"\xff")
+    return first, second
+
+
+def _certificate(data: bytes) -> None:
+    certificate, key = map(text, halves(data))
+    parse_stored_certificate(samples.TOPIC, certificate, key)
+
+
+def _facts(data: bytes) -> None:
+    pem, authenticate = map(text, halves(data))
+    described(
+        EnrollmentFacts(
+            id="D1",
+            type=pem[:31],
+            device_id="D1",
+            children=(),
+            serial_number=pem[:127],
+            user_short_name=None,
+            user_long_name=None,
+            topic=pem[:255],
+            enabled=True,
+            token_update_tally=1,
+            last_seen_at=0.0,
+            enrolled_at=0.0,
+            identity_pem=pem,
+            authenticate=authenticate,
+            bootstrap_token=False,
+            unlock_token=False,
+            dead=None,
+            queue_length=0,
+        )
+    )
+
+
+def _exchanged(data: bytes) -> None:
+    """
+    A command and what was answered to it, as the API shows them.
+    """
+    _inner(data)
+    _errors(data)
+    plist_member("result", data)
+
+
+def _parcels(data: bytes) -> None:
+    first, second = halves(data)
+    device = EnrolledDevice(
+        "D1", first, second, b"unlock", text(second), (UserChannel("U", first),)
+    )
+    list(parcels(device))
+
+
+def _form(data: bytes) -> None:
+    headers = SimpleNamespace(
+        getRawHeaders=lambda name, default: [b"application/x-www-form-urlencoded"]
+    )
+    Unlock.from_fields(_fields(SimpleNamespace(requestHeaders=headers, body=data)))  # type: ignore[arg-type]
+
+
+def _authorities(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(data)
+        load_certificates(file.name, "--ca")
+
+
+def _pairs() -> list[bytes]:
+    certificate = build.ca().issue_push(samples.TOPIC, key=build.identity("p256").key)
+    return [certificate.pem + b"\xff" + build.pem(certificate.key)]
+
+
+def _facts_seeds() -> list[bytes]:
+    told = samples.authenticate(OSVersion="26", Model="Mac", DeviceName="a")
+    return [build.identity(kind).pem + b"\xff" + told for kind in ("rsa", "p256")]
+
+
+def _commands() -> list[bytes]:
+    chain = [{"ErrorCode": 1, "ErrorDomain": "a", "LocalizedDescription": "b"}]
+    return [samples.command("C1"), samples.report("Error", "C1", ErrorChain=chain)]
+
+
+def _export_seeds() -> Iterator[bytes]:
+    header = {"format": "nanomdm export", "version": export.VERSION}
+    row = {
+        "table": "commands",
+        "row": {
+            **dict.fromkeys(("created_at", "updated_at"), "2026-11-20T00:00:00Z"),
+            **{"command_uuid": "C1", "request_type": "A", "command": "<?xml"},
+        },
+    }
+    yield export._line(header) + export._line(row) + export._line({"end": {}})
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "stored-certificate": Target(
+        _certificate, MessageError, _pairs, (b"-----BEGIN CERTIFICATE-----",)
+    ),
+    "stored-facts": Target(_facts, seeds=_facts_seeds),
+    "stored-command": Target(_exchanged, seeds=_commands),
+    "stored-messages": Target(
+        _parcels,
+        MessageError,
+        lambda: [samples.authenticate() + b"\xff" + samples.token_update()],
+    ),
+    "export": Target(
+        lambda data: list(export.read(BytesIO(data))),
+        export.Damaged,
+        lambda: list(_export_seeds()),
+        (b'"base64": ', b"null", b"1e999", b'"table": "devices"'),
+    ),
+    "unlock-form": Target(
+        _form,
+        NanoMDMError,
+        lambda: [b"topic=a&serial=b&productType=c&escrowKey=d&orgName=e&guid=f"],
+        (b"%00", b"&", b"=", b"%ff", b"+"),
+    ),
+    "certificate-file": Target(
+        _authorities, ConfigError, functools.partial(list, [build.ca().pem])
+    ),
+}
