@@ -237,8 +237,11 @@ def _check_identity(settings: Settings, origins: Mapping[str, str]) -> None:
                 raise ConfigError(f"{origins[name]}: needs --tls-cert")
     elif speaks_tls(settings.listen):
         raise ConfigError(f"{origins['tls-cert']}: --listen {settings.listen} speaks TLS by itself")
-    if settings.cert_header is None and "trusted-proxies" in origins:
-        raise ConfigError(f"{origins['trusted-proxies']}: needs --cert-header")
+    # Who speaks TLS with this server itself is the client, and no proxy.
+    proxied = settings.auth_proxy_url is not None and settings.tls_client_ca is None
+    if settings.cert_header is None and not proxied and "trusted-proxies" in origins:
+        needed = "--cert-header, or --auth-proxy-url without --tls-client-ca"
+        raise ConfigError(f"{origins['trusted-proxies']}: needs {needed}")
     if settings.cert_header is not None and settings.tls_client_ca is not None:
         raise ConfigError(f"{origins['tls-client-ca']}: excludes --cert-header")
 

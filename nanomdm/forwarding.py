@@ -8,6 +8,7 @@ Twisted's client protocol is spoken without its C{Agent}.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -49,19 +50,38 @@ _OF_THE_CONNECTION: Final = frozenset(
 )
 
 
+#: What a header's name consists of (RFC 9110 section 5.6.2).
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+_NO_LETTER: Final = re.compile(rb"[^a-z0-9]")
+
+
+def canonical(name: bytes) -> bytes:
+    """
+    @return: the same for all header names that are one name to some server: where headers
+        become variables (RFC 3875 section 4.1.18), all but letters and digits may become
+        underscores.
+    """
+    return _NO_LETTER.sub(b"-", name.lower())
+
+
 def end_to_end(headers: Headers, connection: Iterable[bytes]) -> Headers:
     """
     @param connection: the values of C{Connection}.
     @return: what is passed on of a message's headers: not those about the connection or
-        its proxies, nor C{Content-Length}.
+        its proxies, nor C{Content-Length}, nor what is no header.  A NUL becomes a blank
+        (RFC 9110 section 5.5).
     """
-    named = {name.strip().lower() for value in connection for name in value.split(b",")}
+    named = {canonical(name.strip()) for value in connection for name in value.split(b",")}
+    left_out = _OF_THE_CONNECTION | named
     passed = Headers()
     for name, values in headers.getAllRawHeaders():
-        lower = name.lower()
+        common = canonical(name)
         # What calls itself just "Proxy" becomes HTTP_PROXY in CGI programs.
-        if lower not in _OF_THE_CONNECTION | named and lower.partition(b"-")[0] != b"proxy":
-            passed.setRawHeaders(name, values)
+        if common in left_out or common.partition(b"-")[0] == b"proxy":
+            continue
+        if _TOKEN.fullmatch(name):
+            passed.setRawHeaders(name, [value.replace(b"\0", b" ") for value in values])
     return passed
 
 

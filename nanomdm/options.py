@@ -185,7 +185,8 @@ class Settings:
         field_name,
     )
     trusted_proxies: Networks = _option(
-        "Networks, separated by commas, from which --cert-header counts",
+        "Networks, separated by commas, from which --cert-header counts, and what "
+        "X-Forwarded-For and the like say is passed on below /authproxy/",
         parse_networks,
         PRIVATE_NETWORKS,
     )

@@ -28,6 +28,7 @@ from nanomdm.http.identity import (
     SignatureIdentity,
     TLSIdentity,
 )
+from nanomdm.http.proxies import Networks
 from nanomdm.interfaces import IPusher, ITokenHandler
 from nanomdm.outbound import OutboundClient, open_client
 from nanomdm.output import standard_output
@@ -111,7 +112,9 @@ def _add_devices(
         root.putChild(b"checkin", _dumped(checkin, settings))
     if settings.auth_proxy_url is not None:
         url, header = settings.auth_proxy_url, settings.cert_header
-        proxy = AuthProxyEndpoint(source, association, basis.http, url, header)
+        # Who speaks TLS with this server itself is the client.
+        proxies = settings.trusted_proxies if settings.tls_client_ca is None else Networks(())
+        proxy = AuthProxyEndpoint(source, association, basis.http, url, proxies, header)
         root.putChild(b"authproxy", proxy)
     return association.forget
 

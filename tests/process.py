@@ -15,7 +15,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from tests.leaks import leaked_by
 
 _ROOT = Path(__file__).parent.parent
 #: Runs C{twistd} as its command does.
@@ -23,6 +26,9 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 # Whatever a test does, it never talks to Apple.
 _NOWHERE = {"NANOMDM_APNS_URL": "https://127.0.0.1:9"}
 _LISTENING = re.compile(rb'msg="listening" address=127\.0\.0\.1:(\d+)\n')
+
+
+_log = Logger()
 
 
 class DaemonProcess(ProcessProtocol):
@@ -44,6 +50,8 @@ class DaemonProcess(ProcessProtocol):
     def __init__(self, *options: str, **environment: str) -> None:
         self.output = b""
         self.errors = b""
+        self._given = (options, environment)
+        self._printed = bytearray()
         self.listening: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
         self._awaited: tuple[bytes, Deferred[None]] | None = None
@@ -59,6 +67,7 @@ class DaemonProcess(ProcessProtocol):
 
     def outReceived(self, data: bytes) -> None:
         self.output += data
+        self._printed += data
         match = _LISTENING.search(self.output)
         if match and not self.listening.called:
             self.listening.callback(int(match[1]))
@@ -78,12 +87,16 @@ class DaemonProcess(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         self.errors += data
+        self._printed += data
 
     def processEnded(self, reason: Failure) -> None:
         value = reason.value
         status = value.exitCode if value.signal is None else -value.signal
         if not self.listening.called:
             self.listening.errback(RuntimeError(f"exit status {status}: {self.errors!r}"))
+        if secrets := leaked_by(*self._given, bytes(self._printed)):
+            # A test with this in the log has failed.
+            _log.failure("a daemon printed secrets", Failure(AssertionError(secrets)))
         self.ended.callback(status)
 
     def signal(self, number: signal.Signals) -> Deferred[int]:

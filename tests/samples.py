@@ -10,6 +10,10 @@ from typing import Any
 
 MESSAGES = Path(__file__).parent / "messages"
 
+#: What a device is pushed with, as each of those below has it: secrets.
+MAGIC = "magic-of-the-suite"
+TOKEN = b"\xab\xcdtoken-of-the-suite"
+
 TOPIC = "com.apple.mgmt.External.00000000-1111-2222-3333-444444444444"
 
 
@@ -42,8 +46,8 @@ def token_update(udid: str | None = "D1", **more: Any) -> bytes:
     members = {
         "UDID": udid,
         "Topic": TOPIC,
-        "PushMagic": "magic",
-        "Token": b"\xab\xcd",
+        "PushMagic": MAGIC,
+        "Token": TOKEN,
         **more,
     }
     return plist(MessageType="TokenUpdate", **members)

@@ -271,7 +271,10 @@ class IdentityTests(ConfigTestCase):
         for name, value, other in (
             ("tls-key", self.ca, "tls-cert"),
             ("tls-client-ca", self.ca, "tls-cert"),
-            ("trusted-proxies", "10.0.0.0/8", "cert-header"),
+            (
+                *("trusted-proxies", "10.0.0.0/8"),
+                "cert-header, or --auth-proxy-url without --tls-client-ca",
+            ),
         ):
             self.assertRefused(f"--{name}: needs --{other}", "--ca", self.ca, f"--{name}", value)
             file = self.ini(f"{name} = {value}")

@@ -98,7 +98,9 @@ class OptionsTests(PushingCase):
         self.assertEqual(list(answer.json["status"]), ["D1"])
         self.assertEqual(list(answer.json["status"]["D1"]), ["push_result"])
         push = self.successResultOf(arrived)
-        self.assertEqual((push.token, push.payload), (TOKEN, b'{"mdm":"magic"}'))
+        self.assertEqual(
+            (push.token, push.payload), (TOKEN, f'{{"mdm":"{samples.MAGIC}"}}'.encode())
+        )
         self.assertEqual(push.headers["apns-topic"], samples.TOPIC)
 
     async def test_push(self) -> None:

@@ -19,9 +19,10 @@ from nanomdm.errors import (
     OutboundError,
     Overloaded,
 )
-from nanomdm.forwarding import Exchange, Head, WholeBody, end_to_end
+from nanomdm.forwarding import Exchange, Head, WholeBody, canonical, end_to_end
 from nanomdm.http.endpoint import Endpoint
-from nanomdm.http.identity import IdentitySource
+from nanomdm.http.identity import IdentitySource, sender
+from nanomdm.http.proxies import Networks
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, Stream, text
 from nanomdm.outbound import OutboundClient
@@ -48,6 +49,13 @@ _OWN: Final = (
     *(b"X-Enrollment-ID", b"X-Enrollment-Type", b"X-Enrollment-ParentID"),
 )
 
+#: By what proxies tell of their clients, after L{canonical}: the addresses (RFC 7239 and
+#: what was before it), what was asked for, certificates (RFC 9440) and users.
+_OF_PROXIES: Final = re.compile(
+    rb"(?:x-)?(?:forwarded(?:-.*)?|(?:ssl|remote)-.*|client-(?:ip|cert|verify)(?:-.*)?)"
+    rb"|x-(?:original|rewrite|real)-.*|x-cluster-client-ip|true-client-ip|cf-connecting-ip"
+)
+
 #: A tunnel has no end that could be told (RFC 9110 section 9.3.6); the other shows what
 #: this proxy adds (section 9.3.8).
 _NOT_PASSED: Final = (b"CONNECT", b"TRACE")
@@ -65,12 +73,14 @@ class AuthProxyEndpoint(Endpoint):
 
     Neither path nor query nor bodies are changed.  The server is told the enrollment in
     C{X-Enrollment-ID} and the request in C{X-Trace-ID}, and gets nothing by which it
-    could pass for the device.
+    could pass for the device.  What C{X-Forwarded-For} and the like say is passed on from
+    proxies in front only.
 
     @param identities: finds out who sent a request.
     @param association: knows which enrollment that is.
     @param http: connects to the server.
     @param url: the server's, with a slash at its end and no query.
+    @param proxies: who may say for whom it speaks.
     @param cert_header: the header in which a TLS proxy tells the certificate, if any.
     @param limit: how many requests are passed on at the same time.
     """
@@ -84,6 +94,7 @@ class AuthProxyEndpoint(Endpoint):
         association: CertificateAssociation,
         http: OutboundClient,
         url: str,
+        proxies: Networks,
         cert_header: str | None = None,
         limit: int = MAX_RUNNING,
     ) -> None:
@@ -96,7 +107,8 @@ class AuthProxyEndpoint(Endpoint):
         self._host = urlsplit(url).netloc.encode("ascii")
         self._base = urlsplit(url).path.encode("ascii")
         certificate = (cert_header or "Mdm-Signature").encode("ascii")
-        self._own = {_canonical(name) for name in (*_OWN, certificate)}
+        self._own = {canonical(name) for name in (*_OWN, certificate)}
+        self._proxies = proxies
         self._limit = limit
         self._running = 0
 
@@ -159,8 +171,10 @@ class AuthProxyEndpoint(Endpoint):
     def _headers(self, request: Request, enrollment_id: str) -> Headers:
         given = request.requestHeaders
         headers = end_to_end(given, given.getRawHeaders(b"Connection", []))
+        is_proxy = self._proxies.has_peer(sender(request))
         for name, _ in list(headers.getAllRawHeaders()):
-            if _canonical(name) in self._own:
+            common = canonical(name)
+            if common in self._own or not (is_proxy or _OF_PROXIES.fullmatch(common) is None):
                 headers.removeHeader(name)
         headers.setRawHeaders(b"Host", [self._host])
         headers.setRawHeaders(b"X-Enrollment-ID", [enrollment_id.encode()])
@@ -213,11 +227,6 @@ def _body(request: Request, exchange: Exchange) -> IBodyProducer | None:
         request.upload.moved = exchange.moved
         return request.upload
     return WholeBody(request.body, exchange.moved) if request.body else None
-
-
-def _canonical(name: bytes) -> bytes:
-    # Where headers become variables, dashes become underscores.
-    return name.lower().replace(b"_", b"-")
 
 
 def _climbs(path: bytes) -> bool:

@@ -87,7 +87,7 @@ class HeaderIdentity:
             not trusted, or who sent it is not.
         """
         value = _only_header(request, self._name.encode("ascii"))
-        peer = _sender(request)
+        peer = sender(request)
         if not self._proxies.has_peer(peer):
             shown = shown_host(peer)
             raise UntrustedCertificate(f"header {self._name} from untrusted peer {shown}")
@@ -115,7 +115,7 @@ class TLSIdentity:
         return self._chains.verify(_peer_certificate(request))
 
 
-def _sender(request: Request) -> IAddress:
+def sender(request: Request) -> IAddress:
     """
     @return: who has connected, whoever that says it speaks for: at a C{haproxy:}
         endpoint, anybody can begin with a line that names another address.

@@ -27,9 +27,9 @@ from nanomdm.sim.signing import sign_like_device, sign_modern
 from nanomdm.storage.settings import StorageSettings
 from nanomdm.tap import build
 from tests import samples
+from tests.leaks import KEY, write_log
 from tests.storage.tables import query
 
-KEY = "api-key"
 CHECKIN = "application/x-apple-aspen-mdm-checkin"
 RESULT = "application/x-apple-aspen-mdm"
 
@@ -154,6 +154,7 @@ class ServerCase(ClientCase):
             "apns_url": APNsURL("127.0.0.1", 9),
             "apns_proxy": "none",
         }
+        write_log()
         self.daemon = build(Settings(**{**defaults, **settings}), reactor)
         self.daemon.privilegedStartService()
         self.daemon.startService()

@@ -116,7 +116,20 @@ class StorageContract:
             "SELECT id, device_id, user_id, type, topic, push_magic, token_hex, enabled,"
             " token_update_tally FROM enrollments"
         )
-        self.assertEqual(row, ("D1", "D1", None, "Device", samples.TOPIC, "magic", "abcd", True, 1))
+        self.assertEqual(
+            row,
+            (
+                "D1",
+                "D1",
+                None,
+                "Device",
+                samples.TOPIC,
+                samples.MAGIC,
+                samples.TOKEN.hex(),
+                True,
+                1,
+            ),
+        )
 
     async def test_tokenUpdateNeedsAuthenticate(self) -> None:
         await self.assertFailure(self.token_update(), NotEnrolled)
@@ -128,7 +141,8 @@ class StorageContract:
         self.assertEqual(await self.token_update(Token=b"\x01"), 2)
         self.assertEqual(await self.token_update(PushMagic="new"), 3)
         self.assertEqual(
-            await self.query("SELECT push_magic, token_hex FROM enrollments"), [("new", "abcd")]
+            await self.query("SELECT push_magic, token_hex FROM enrollments"),
+            [("new", samples.TOKEN.hex())],
         )
 
     async def test_unlockTokenIsKept(self) -> None:

@@ -127,8 +127,12 @@ class PushContract:
         self.assertEqual(
             await self.storage.push_targets(["D1:U1", "D2", "nobody", "D1", "D1"], False),
             {
-                "D1": PushTarget("D1", samples.TOPIC, "abcd", "magic", True, 1, 0),
-                "D2": PushTarget("D2", samples.TOPIC, "abcd", "magic", False, 0, 0),
+                "D1": PushTarget(
+                    "D1", samples.TOPIC, samples.TOKEN.hex(), samples.MAGIC, True, 1, 0
+                ),
+                "D2": PushTarget(
+                    "D2", samples.TOPIC, samples.TOKEN.hex(), samples.MAGIC, False, 0, 0
+                ),
                 "D1:U1": PushTarget("D1:U1", "com.b", "01", "m2", True, 1, None),
             },
         )

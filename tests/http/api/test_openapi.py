@@ -42,7 +42,7 @@ DEVICE = "66ADE930-5FDF-5EC4-8429-15640684C489"
 TOPIC = "com.apple.mgmt.External.f0e1d2c3-0000-4000-8000-000000000000"
 
 #: The device's push token, which APNs refuses.
-TOKEN = b"\xab\xcd"
+TOKEN = samples.TOKEN
 
 #: Enrollments, and commands, that may be lost.
 SPARE = 40
