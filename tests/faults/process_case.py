@@ -8,6 +8,8 @@ import base64
 import hashlib
 from collections.abc import Iterable
 
+from twisted.internet.defer import Deferred
+
 from nanomdm.sim.ca import DeviceIdentity
 from nanomdm.sim.signing import sign_like_device
 from tests.http.raw_client import RawClient, Received
@@ -63,8 +65,19 @@ class ProcessCase(DaemonCase):
         path.write_text("".join(lines))
         return str(path)
 
+    def connect(self, identity: DeviceIdentity | None) -> Deferred[RawClient]:
+        """
+        @param identity: who that is, where that is told by TLS.
+        """
+        return RawClient.connect(self.port)
+
     async def ask(
-        self, method: str, target: str, body: bytes = b"", headers: Iterable[Header] = ()
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Iterable[Header] = (),
+        identity: DeviceIdentity | None = None,
     ) -> Received:
         """
         Send a request on a connection of its own.
@@ -72,6 +85,6 @@ class ProcessCase(DaemonCase):
         own = [("Host", "mdm.example.com"), ("Connection", "close")]
         own.append(("Content-Length", str(len(body))))
         lines = "".join(f"{name}: {value}\r\n" for name, value in [*own, *headers])
-        client = await RawClient.connect(self.port)
+        client = await self.connect(identity)
         client.transport.write(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
         return await client.ended

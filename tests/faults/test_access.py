@@ -216,7 +216,7 @@ class AccessCase(ProcessCase):
                 samples.checkin("SetBootstrapToken", udid, BootstrapToken=b"bootstrap"),
             ):
                 headers = [("Content-Type", CHECKIN), *prove(identity, body)]
-                answer = await self.ask("PUT", checkin, body, headers)
+                answer = await self.ask("PUT", checkin, body, headers, identity)
                 self.assertEqual(answer.code, 200)
 
 
@@ -274,9 +274,50 @@ class OperatorTests(AccessCase):
 FORM_TYPE: Header = ("Content-Type", "application/x-www-form-urlencoded")
 
 
-class DeviceTests(AccessCase):
+class DeviceCase(AccessCase):
     """
-    What devices talk to.
+    A test case about what devices talk to.
+    """
+
+    async def assertRows(self, name: str, prove: Prover) -> None:
+        """
+        Each cell of a matrix, and what comes with it.
+        """
+        for message, expected in ROWS[name].items():
+            method, target, content_type, body = MESSAGES[message]
+            proofs = [([], None), (basic("nanomdm", KEY), None)]
+            proofs += [(prove(identity, body), identity) for identity in certificates()]
+            statuses = []
+            for proof, identity in proofs:
+                headers = [("Content-Type", content_type), *proof]
+                answer = await self.ask(method, target, body, headers, identity)
+                statuses.append(answer.code)
+                if answer.code == 400:
+                    self.assertIn(answer.body, (b"Bad Request\n", b"Unauthorized\n"))
+            self.assertEqual(tuple(statuses), expected, (name, message))
+        known = [request.header("X-Enrollment-ID") for request in self.web.asked]
+        self.assertEqual(known, ["D2", "D1"])
+        await self.assertNeverUnauthorized(prove)
+
+    async def assertNeverUnauthorized(self, prove: Prover) -> None:
+        """
+        With no method and no credential is it 401 or 403: a device that gets this may
+        take itself for unenrolled.
+        """
+        other = certificates()[0]
+        wrong = [([], None), (basic("reader", "wrong"), None), (basic("reader", "read-key"), None)]
+        wrong += [([(CERTIFICATE, "x"), ("Mdm-Signature", "x")], None)]
+        wrong += [(prove(other, b""), other)]
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X"):
+            for target in ("/mdm", "/mdm/x", "/checkin", "/checkin/", "/authproxy", "/authproxy/x"):
+                for headers, identity in wrong:
+                    code = (await self.ask(method, target, b"", headers, identity)).code
+                    self.assertIn(code, (400, 404), (method, target))
+
+
+class DeviceTests(DeviceCase):
+    """
+    Devices that sign, and those behind a proxy.
     """
 
     async def test_signature(self) -> None:
@@ -297,39 +338,6 @@ class DeviceTests(AccessCase):
     async def test_checkin(self) -> None:
         await self.serve("--checkin", checkin="/checkin")
         await self.assertRows("--checkin", signed)
-
-    async def assertRows(self, name: str, prove: Prover) -> None:
-        """
-        Each cell of a matrix, and what comes with it.
-        """
-        for message, expected in ROWS[name].items():
-            method, target, content_type, body = MESSAGES[message]
-            proofs = [[], basic("nanomdm", KEY)]
-            proofs += [prove(identity, body) for identity in certificates()]
-            statuses = []
-            for proof in proofs:
-                headers = [("Content-Type", content_type), *proof]
-                answer = await self.ask(method, target, body, headers)
-                statuses.append(answer.code)
-                if answer.code == 400:
-                    self.assertIn(answer.body, (b"Bad Request\n", b"Unauthorized\n"))
-            self.assertEqual(tuple(statuses), expected, (name, message))
-        known = [request.header("X-Enrollment-ID") for request in self.web.asked]
-        self.assertEqual(known, ["D2", "D1"])
-        await self.assertNeverUnauthorized(prove)
-
-    async def assertNeverUnauthorized(self, prove: Prover) -> None:
-        """
-        With no method and no credential is it 401 or 403: a device that gets this may
-        take itself for unenrolled.
-        """
-        wrong = [[], basic("reader", "wrong"), basic("reader", "read-key")]
-        wrong += [[(CERTIFICATE, "x"), ("Mdm-Signature", "x")], prove(certificates()[0], b"")]
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X"):
-            for target in ("/mdm", "/mdm/x", "/checkin", "/checkin/", "/authproxy", "/authproxy/x"):
-                for headers in wrong:
-                    code = (await self.ask(method, target, b"", headers)).code
-                    self.assertIn(code, (400, 404), (method, target))
 
 
 class SpoofingTests(AccessCase):
@@ -375,7 +383,7 @@ class SpoofingTests(AccessCase):
         """
         The server behind C{/authproxy} hears who it is from this server only, and gets
         nothing of the connection to it.  What proxies in front have said of the client
-        goes there as it came: only that server can know whether it trusts them.
+        goes there as it came, as this client is trusted to be one.
         """
         await self.serve()
         await self.twice("GET", "/authproxy/x", headers=signed(certificates()[-1], b""))
