@@ -161,6 +161,7 @@ class Pool(adbapi.ConnectionPool):
         except Exception:
             # The error leads to the cursor, so the garbage collector frees it, in any
             # thread: the reactor's would wait until SQLite has the connection to spare.
+            # Nor would a connection of SQLite's see what is written until then, or write.
             with suppress(Exception):
                 cursor.close()
             raise

@@ -4,6 +4,7 @@ Tests for the storage on SQLite, in a file and in memory.
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from nanomdm.errors import ConfigError, StorageUnavailable, TooLarge
+from nanomdm.errors import ConfigError, StorageError, StorageUnavailable, TooLarge
 from nanomdm.interfaces import EnrollmentFilter
 from nanomdm.mdm.command import parse_report
 from nanomdm.storage import commands, listing, queues, repush, results, webhook
@@ -221,6 +222,24 @@ class FileTests(
         self.assertEqual(
             await self.query("SELECT DISTINCT topic FROM enrollments"), [(samples.TOPIC,)]
         )
+
+    async def test_brokenOffReading(self) -> None:
+        """
+        A row that can not be read leaves its connection as it was: it sees what is
+        written then, and can write.
+        """
+        # Until the garbage is collected, errors have everything that they went through.
+        gc.disable()
+        self.addCleanup(gc.enable)
+        await self.enroll()
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        for schedule in (False, True):
+            other.execute("UPDATE enrollments SET topic = CAST(x'ff' AS TEXT)")
+            await self.assertFailure(self.storage.push_targets(["D1"], schedule), StorageError)
+            other.execute("UPDATE enrollments SET topic = 'right'")
+            targets = await self.storage.push_targets(["D1"], schedule)
+            self.assertEqual(targets["D1"].topic, "right")
 
     async def test_lockedByAnother(self) -> None:
         """
