@@ -11,15 +11,11 @@ import json
 import os
 import plistlib
 import re
-import shutil
 import socket
-import ssl
-import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.resources import files
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
@@ -32,23 +28,19 @@ from twisted.internet.threads import deferToThread
 from twisted.trial import util
 from twisted.trial.unittest import SynchronousTestCase
 
-from nanomdm.crypto.cms import SignatureVerifier
-from nanomdm.errors import ConfigError, IdentityError, MessageError
+from nanomdm.errors import ConfigError, MessageError
 from nanomdm.mdm.plist import MAX_DEPTH, parse
 from nanomdm.storage.cursors import cursor_of
 from nanomdm.storage.dsn import safe
 from nanomdm.storage.settings import parse_dsn, parse_options
 from tests import samples
-from tests.crypto import build
 from tests.faults import others, wires
 from tests.faults.mutations import change_bytes, change_der
 from tests.faults.target import Target
-from tests.faults.targets import TARGETS, chains, same_as_plistlib
+from tests.faults.targets import TARGETS, same_as_plistlib
 from tests.http.case import KEY, ServerCase
 
 EXAMPLES: Final = int(os.environ.get("FAULTS_EXAMPLES", "200"))
-
-OPENSSL = shutil.which("openssl")
 
 # Some changed certificates have such numbers and names, and cryptography warns of them.
 suppress = [
@@ -331,87 +323,6 @@ class SecretTests(SynchronousTestCase):
                 self.assertFalse([piece for piece in pieces if piece in shown], shown)
 
         check()
-
-
-SIGNATURES: Final = st.fixed_dictionaries(
-    {
-        "digest": st.sampled_from(build.DIGESTS),
-        "attributes": st.booleans(),
-        "plain_rsa": st.booleans(),
-        "key_identifier": st.booleans(),
-    }
-)
-
-
-class OpenSSLTests(SynchronousTestCase):
-    """
-    Whatever signature and certificate count here, C{openssl} takes too, as the same
-    signer's; and both take all that are right.
-    """
-
-    suppress = suppress
-
-    if OPENSSL is None:
-        skip = "there is no openssl command here"
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
-        self.directory.mkdir()
-        (self.directory / "ca").write_bytes(build.ca().pem)
-
-    def openssl(self, structure: bytes, body: bytes) -> bytes | None:
-        """
-        @return: the DER of the signer's certificate, or L{None} when C{openssl} refuses
-            the signature.
-        """
-        files = {name: self.directory / name for name in ("signature", "body", "signer")}
-        files["signature"].write_bytes(structure)
-        files["body"].write_bytes(body)
-        command = [str(OPENSSL), "cms", "-verify", "-binary", "-inform", "DER"]
-        # Its S/MIME is for mail, which devices' certificates are not for.
-        command += ["-purpose", "any", "-CAfile", str(self.directory / "ca")]
-        for option, name in (("-in", "signature"), ("-content", "body"), ("-signer", "signer")):
-            command += [option, str(files[name])]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
-        if done.returncode:
-            return None
-        return ssl.PEM_cert_to_DER_cert(files["signer"].read_text())
-
-    def test_agreement(self) -> None:
-        taken = []
-
-        @each(
-            st.sampled_from(("rsa", "other-rsa", "p256", "p384")),
-            SIGNATURES,
-            st.booleans(),
-            st.sampled_from((None, change_der, change_bytes)),
-            st.booleans(),
-            SEEDS,
-        )
-        def check(
-            kind: str, options: dict[str, Any], is_ber: bool, change: Any, same: bool, seed: int
-        ) -> None:
-            identity = build.identity(kind)
-            structure = build.signed(identity, **options)
-            if is_ber and not options["key_identifier"]:
-                structure = build.to_ber(structure, build.kept(identity))
-            if change is not None:
-                structure = change(structure, Random(seed)) or structure
-            body = build.BODY if same else build.BODY + b" "
-            try:
-                header = b64encode(structure)
-                ours = SignatureVerifier().verify(header, body, chains()).der
-            except IdentityError:
-                ours = None
-            theirs = self.openssl(structure, body)
-            if ours is not None or change is None:
-                self.assertEqual(ours, theirs)
-            if change is None:
-                self.assertEqual(ours, identity.der if same else None)
-            taken.append((change is None, ours is not None))
-
-        check()
-        self.assertEqual(len(set(taken)), 4, "all kinds of ends")
 
 
 def paths() -> list[str]:
