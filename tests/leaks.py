@@ -14,6 +14,7 @@ import base64
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -92,7 +93,7 @@ def given_secrets(options: Sequence[str], environment: Mapping[str, str]) -> set
         (name.removeprefix("NANOMDM_").lower().replace("_", "-"), value)
         for name, value in environment.items()
     ]
-    for option, following in zip(options, [*options[1:], ""], strict=True):
+    for option, following in pairwise([*options, ""]):
         name, has_value, value = option.removeprefix("--").partition("=")
         given.append((name, value if has_value else following))
     found = {value for name, value in given if name in _SECRET}
