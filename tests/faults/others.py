@@ -86,11 +86,10 @@ def _exchanged(data: bytes) -> None:
 
 
 def _parcels(data: bytes) -> None:
-    first, second = halves(data)
-    device = EnrolledDevice(
-        "D1", first, second, b"unlock", text(second), (UserChannel("U", first),)
-    )
-    list(parcels(device))
+    first, rest = halves(data)
+    second, token = halves(rest)
+    users = (UserChannel("U", first),)
+    list(parcels(EnrolledDevice("D1", first, second, b"unlock", text(token), users)))
 
 
 def _form(data: bytes) -> None:
@@ -130,7 +129,9 @@ def _export_seeds() -> Iterator[bytes]:
             **{"command_uuid": "C1", "request_type": "A", "command": "<?xml"},
         },
     }
-    yield export._line(header) + export._line(row) + export._line({"end": {}})
+    line, total = export._line(row), export.Total()
+    total.add(line)
+    yield export._line(header) + line + export._line({"end": {"commands": total.summary}})
 
 
 TARGETS: Final[dict[str, Target]] = {
@@ -142,7 +143,7 @@ TARGETS: Final[dict[str, Target]] = {
     "stored-messages": Target(
         _parcels,
         MessageError,
-        lambda: [samples.authenticate() + b"\xff" + samples.token_update()],
+        lambda: [b"\xff".join((samples.authenticate(), samples.token_update(), b"dG9rZW4="))],
     ),
     "export": Target(
         lambda data: list(export.read(BytesIO(data))),

@@ -301,7 +301,10 @@ TARGETS: Final[dict[str, Target]] = {
     "ini": Target(
         functools.partial(_file, _options_of_file),
         ConfigError,
-        lambda: [b"[nanomdm]\nlisten = :9000\n# x\n; y\napi = 50%\n  more\n"],
+        lambda: [
+            b"[nanomdm]\nlisten = :9000\n# x\n; y\napi = 50%\n",
+            b"[nanomdm]\napi = 50%\n  more\n",
+        ],
         (b"[nanomdm]\n", b" = ", b"\n\t", b"[DEFAULT]", b"\xef\xbb\xbf"),
     ),
     "api-keys": Target(

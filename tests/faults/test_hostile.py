@@ -138,6 +138,21 @@ class AnythingTests(SynchronousTestCase):
         """
         self.tryAll(OTHERS)
 
+    def test_seeds(self) -> None:
+        """
+        Each parser has something to begin with that it takes, or it would only be tried
+        how it refuses.
+        """
+        for name, target in TARGETS.items():
+            self.assertTrue(any(self.isTaken(target, seed) for seed in target.seeds()), name)
+
+    def isTaken(self, target: Target, data: bytes) -> bool:
+        try:
+            target.parse(data)
+        except target.refusal:
+            return False
+        return True
+
     def test_nothingIsLeftOut(self) -> None:
         self.assertEqual(set(TARGETS), {*MESSAGES, *IDENTITIES, *OPTIONS, *REQUESTS, *OTHERS})
 

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
@@ -33,12 +34,13 @@ from nanomdm.http.endpoint import Endpoint, Folder
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response
 from nanomdm.http.site import Site
-from nanomdm.outbound import open_client
+from nanomdm.outbound import OutboundClient
 from nanomdm.push.address import parse_proxy_url
 from nanomdm.push.delivery import retry_after
 from nanomdm.push.notification import ConnectionFailed
 from nanomdm.push.proxy import TunnelEndpoint
 from nanomdm.push.response import parse_problem
+from nanomdm.tls import client_options
 from tests.faults.target import Target
 from tests.http.memory import Transport
 from tests.push import memory
@@ -130,6 +132,11 @@ def http_requests(data: bytes) -> None:
     assert site.running == site.connections == 0
 
 
+@functools.cache
+def _options() -> CertificateOptions:
+    return client_options([], system=False)
+
+
 def http_answer(data: bytes) -> Fetched:
     """
     The receiver of the webhook, or a server for declarative management or for tokens.
@@ -137,7 +144,7 @@ def http_answer(data: bytes) -> Fetched:
     @raise OutboundError: there is no answer, or none that is signed with L{_KEY}.
     """
     reactor = MemoryReactorClock()
-    client = open_client(reactor)
+    client = OutboundClient(reactor, _options(), 5, reactor)
     fetching: Any = Deferred.fromCoroutine(
         client.fetch("PUT", "http://127.0.0.1:9/", {}, b"body", timeout=30, limit=_LIMIT)
     )
