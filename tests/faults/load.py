@@ -165,7 +165,8 @@ class Member:
         account = self.account
         account.token_sent += 1
         token = account.token_sent.to_bytes(4)
-        await self._check_in("TokenUpdate", Topic=samples.TOPIC, PushMagic="magic", Token=token)
+        known = {"Topic": samples.TOPIC, "PushMagic": samples.MAGIC}
+        await self._check_in("TokenUpdate", **known, Token=token)
         account.token = account.token_sent
         account.tally += 1
 

@@ -22,6 +22,7 @@ from twisted.internet.threads import deferToThread
 from tests.faults.ledger import lost
 from tests.faults.load import Load
 from tests.faults.process_case import CERTIFICATE, ProcessCase
+from tests.http.case import KEY
 from tests.process import DaemonProcess
 from tests.servers import shared, unavailable
 from tests.web import WebServer, listen
@@ -58,7 +59,7 @@ class CrashTests(ProcessCase):
         daemon = DaemonProcess(
             *("--listen", "tcp:0:interface=127.0.0.1", "--ca", str(self.directory / "ca.pem")),
             *("--cert-header", CERTIFICATE, "--webhook-url", self.webhook),
-            NANOMDM_API="api-key",
+            NANOMDM_API=KEY,
             **self.environment,
         )
         self.addCleanup(self.kill, daemon)

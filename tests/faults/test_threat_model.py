@@ -9,8 +9,8 @@ import base64
 
 from nanomdm.sim.signing import sign_like_device
 from tests import samples
-from tests.faults.process_case import ProcessCase
-from tests.http.case import CHECKIN, RESULT, device
+from tests.faults.process_case import ProcessCase, basic
+from tests.http.case import CHECKIN, KEY, RESULT, device
 
 #: Certificates of D1, and of somebody who has got one from the CA.
 OWN, FREE = 1, 9
@@ -74,11 +74,8 @@ class FreeCertificateTests(ProcessCase):
         """
         await self.setUp_device()
         renewal = samples.install_mdm_profile("R1")
-        credentials = base64.b64encode(b"nanomdm:api-key").decode()
-        queued = await self.ask(
-            *("PUT", "/v1/enqueue/D1?nopush=1", renewal),
-            [("Authorization", f"Basic {credentials}")],
-        )
+        target = "/v1/enqueue/D1?nopush=1"
+        queued = await self.ask("PUT", target, renewal, basic("nanomdm", KEY))
         self.assertEqual(queued.code, 200)
         await self.take_over()
         answer = await self.answer(FREE, samples.checkin("GetBootstrapToken"))
