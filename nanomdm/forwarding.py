@@ -50,9 +50,6 @@ _OF_THE_CONNECTION: Final = frozenset(
 )
 
 
-#: What a header's name consists of (RFC 9110 section 5.6.2).
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-
 _NO_LETTER: Final = re.compile(rb"[^a-z0-9]")
 
 
@@ -69,8 +66,7 @@ def end_to_end(headers: Headers, connection: Iterable[bytes]) -> Headers:
     """
     @param connection: the values of C{Connection}.
     @return: what is passed on of a message's headers: not those about the connection or
-        its proxies, nor C{Content-Length}, nor what is no header.  A NUL becomes a blank
-        (RFC 9110 section 5.5).
+        its proxies, nor C{Content-Length}.  A NUL becomes a blank (RFC 9110 section 5.5).
     """
     named = {canonical(name.strip()) for value in connection for name in value.split(b",")}
     left_out = _OF_THE_CONNECTION | named
@@ -78,9 +74,7 @@ def end_to_end(headers: Headers, connection: Iterable[bytes]) -> Headers:
     for name, values in headers.getAllRawHeaders():
         common = canonical(name)
         # What calls itself just "Proxy" becomes HTTP_PROXY in CGI programs.
-        if common in left_out or common.partition(b"-")[0] == b"proxy":
-            continue
-        if _TOKEN.fullmatch(name):
+        if common not in left_out and common.partition(b"-")[0] != b"proxy":
             passed.setRawHeaders(name, [value.replace(b"\0", b" ") for value in values])
     return passed
 

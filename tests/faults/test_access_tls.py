@@ -82,6 +82,18 @@ class TLSTests(DeviceCase):
         self.assertEqual((await self.ask("PUT", "/mdm", REPORT, headers, second)).code, 400)
         self.assertNotIn(b"unexpected error", self.daemon.output)
 
+    async def test_proxied(self) -> None:
+        """
+        Nobody is a proxy who speaks TLS with the server itself, wherever that is.
+        """
+        await self.serve_tls()
+        answer = await self.ask("GET", "/authproxy/x", b"", CLAIMS, certificates()[-1])
+        self.assertEqual(answer.code, 200)
+        [asked] = self.web.asked
+        names = {name.lower() for name, _ in asked.headers.getAllRawHeaders()}
+        self.assertEqual(names, {b"host", b"connection", b"x-enrollment-id", b"x-trace-id"})
+        self.assertEqual(asked.header("X-Enrollment-ID"), "D1")
+
     async def test_operators(self) -> None:
         """
         A certificate of a device opens nothing that is for operators.

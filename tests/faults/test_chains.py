@@ -255,5 +255,7 @@ class ChainTests(SynchronousTestCase):
             self.assertTrue(theirs or ours is not None, seed)
             if theirs and ours is not None:
                 self.assertTrue(any(reason in ours for reason in STRICTER), (seed, ours))
+        taken, stricter = found[True, True], found[False, True]
+        print(f"{CHAINS} chains: {taken} taken, {stricter} by openssl only")
         # All but what must not be: taken here and not there.
         self.assertEqual(set(found), {(True, True), (False, False), (False, True)}, found)

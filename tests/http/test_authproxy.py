@@ -459,6 +459,17 @@ class ResponseTests(ProxyCase):
         self.assertEqual(answer.values(b"Transfer-Encoding"), [b"chunked"])
         self.assertEqual(answer.dechunked, b"body")
 
+    async def test_ambiguousHeaders(self) -> None:
+        """
+        What can not be said over again as it is.
+        """
+        answer = await self.said(
+            b"HTTP/1.1 200 OK\r\nX-NUL: a\0b\r\nContent_Length: 9\r\nContent-Length: 4\r\n\r\nbody"
+        )
+        names = {name for name, _ in answer.headers}
+        self.assertEqual(names, {b"server", b"date", b"x-nul", b"content-length", b"connection"})
+        self.assertEqual((answer.values(b"X-NUL"), answer.body), ([b"a b"], b"body"))
+
     async def test_redirect(self) -> None:
         web = await self.web()
         web.status, web.headers = 302, {"Location": "/elsewhere"}
