@@ -30,6 +30,9 @@ _LISTENING = re.compile(rb'msg="listening" address=127\.0\.0\.1:(\d+)\n')
 
 _log = Logger()
 
+#: What nobody has thought of; a test with one in its log has failed.
+_UNHANDLED = re.compile(rb'msg="(?:Unhandled|unexpected error)[^\n]*')
+
 
 class DaemonProcess(ProcessProtocol):
     """
@@ -94,8 +97,9 @@ class DaemonProcess(ProcessProtocol):
         status = value.exitCode if value.signal is None else -value.signal
         if not self.listening.called:
             self.listening.errback(RuntimeError(f"exit status {status}: {self.errors!r}"))
+        for unhandled in _UNHANDLED.findall(bytes(self._printed)):
+            _log.failure("a daemon had an error", Failure(AssertionError(unhandled)))
         if secrets := leaked_by(*self._given, bytes(self._printed)):
-            # A test with this in the log has failed.
             _log.failure("a daemon printed secrets", Failure(AssertionError(secrets)))
         self.ended.callback(status)
 

@@ -79,6 +79,16 @@ class ProcessTests(ProcessCase):
         [failure] = self.flushLoggedErrors(AssertionError)
         self.assertIn("Talked-about", failure.getErrorMessage())
 
+    async def test_unhandled(self) -> None:
+        """
+        So does that of one with an error that nobody has thought of.
+        """
+        daemon = Talking("--storage=nothing", NANOMDM_API='msg="Unhandled Error" of nobody')
+        daemon.listening.addErrback(lambda failure: None)
+        await daemon.ended
+        errors = [str(one.value) for one in self.flushLoggedErrors(AssertionError)]
+        self.assertIn("Unhandled Error", errors[0])
+
     async def test_silent(self) -> None:
         daemon = DaemonProcess("--storage=nothing", NANOMDM_API="Talked-about")
         daemon.listening.addErrback(lambda failure: None)
