@@ -98,22 +98,24 @@ def given_secrets(options: Sequence[str], environment: Mapping[str, str]) -> set
         given.append((name, value if has_value else following))
     found = {value for name, value in given if name in _SECRET}
     for name, value in given:
+        if name == "secret-keys":
+            found |= set(value.split(","))
+        if name == "secret-key-file" and Path(value).is_file():
+            found |= set(Path(value).read_text(errors="replace").split())
         if name in _WITH_PASSWORD:
             matches = (match for pattern in _PASSWORDS for match in pattern.finditer(value))
             found |= {group for match in matches for group in match.groups() if group}
     return {value.encode() for value in found if len(value) >= _SHORTEST}
 
 
-def leaked_by(
-    options: Sequence[str], environment: Mapping[str, str], printed: bytes
-) -> list[bytes]:
+def secrets_of(options: Sequence[str], environment: Mapping[str, str]) -> set[bytes]:
     """
-    @return: the secrets in what a daemon with such options has printed.  C{--dump} is to
-        print some.
+    @return: what a daemon with such options may not print.  C{--dump} is to print some
+        secrets.
     """
     if "--dump" in options or "NANOMDM_DUMP" in environment:
-        return []
-    return leaked(printed, {*ALWAYS, *given_secrets(options, environment)})
+        return set()
+    return {*ALWAYS, *given_secrets(options, environment)}
 
 
 def write_log() -> None:

@@ -18,7 +18,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tests.leaks import leaked_by
+from tests.leaks import leaked, secrets_of
 
 _ROOT = Path(__file__).parent.parent
 #: Runs C{twistd} as its command does.
@@ -53,7 +53,7 @@ class DaemonProcess(ProcessProtocol):
     def __init__(self, *options: str, **environment: str) -> None:
         self.output = b""
         self.errors = b""
-        self._given = (options, environment)
+        self._secrets = secrets_of(options, environment)
         self._printed = bytearray()
         self.listening: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
@@ -99,7 +99,7 @@ class DaemonProcess(ProcessProtocol):
             self.listening.errback(RuntimeError(f"exit status {status}: {self.errors!r}"))
         for unhandled in _UNHANDLED.findall(bytes(self._printed)):
             _log.failure("a daemon had an error", Failure(AssertionError(unhandled)))
-        if secrets := leaked_by(*self._given, bytes(self._printed)):
+        if secrets := leaked(bytes(self._printed), self._secrets):
             _log.failure("a daemon printed secrets", Failure(AssertionError(secrets)))
         self.ended.callback(status)
 

@@ -15,16 +15,21 @@ from typing import Final
 
 from nanomdm.crypto.chain import load_certificates
 from nanomdm.crypto.pushcert import parse_stored_certificate
-from nanomdm.errors import ConfigError, MessageError, NanoMDMError
+from nanomdm.crypto.secretkeys import new_key, parse_secret_keys, read_secret_keys
+from nanomdm.crypto.vault import Vault
+from nanomdm.errors import ConfigError, MessageError, NanoMDMError, SecretUnreadable
 from nanomdm.http.api.commands import _inner
 from nanomdm.http.api.escrow import _fields
 from nanomdm.http.api.facts import described
 from nanomdm.http.api.plists import plist_member
 from nanomdm.http.api.results import _errors
 from nanomdm.interfaces import EnrollmentFacts
+from nanomdm.mdm.cutting import without_member
 from nanomdm.mdm.migration import EnrolledDevice, UserChannel, parcels
+from nanomdm.mdm.plist import parse
 from nanomdm.service.escrow import Unlock
 from nanomdm.storage import export
+from nanomdm.storage.secrets import BOOTSTRAP_TOKEN, EVENT, PUSH_KEY, UNLOCK, UNLOCK_TOKEN
 from tests import samples
 from tests.crypto import build
 from tests.faults.target import Target
@@ -89,7 +94,7 @@ def _parcels(data: bytes) -> None:
     first, rest = halves(data)
     second, token = halves(rest)
     users = (UserChannel("U", first),)
-    list(parcels(EnrolledDevice("D1", first, second, b"unlock", text(token), users)))
+    list(parcels(EnrolledDevice("D1", first, second, b"unlock", text(token), users=users)))
 
 
 def _form(data: bytes) -> None:
@@ -97,6 +102,43 @@ def _form(data: bytes) -> None:
         getRawHeaders=lambda name, default: [b"application/x-www-form-urlencoded"]
     )
     Unlock.from_fields(_fields(SimpleNamespace(requestHeaders=headers, body=data)))  # type: ignore[arg-type]
+
+
+@functools.cache
+def vault() -> Vault:
+    """
+    Has a key.
+    """
+    return Vault(parse_secret_keys(new_key()))
+
+
+def _sealed(data: bytes) -> None:
+    for column in (PUSH_KEY, BOOTSTRAP_TOKEN, EVENT):
+        column.open(vault(), text(data), "D1")
+        column.key_id(text(data))
+    UNLOCK_TOKEN.open(vault(), data, "D1")
+
+
+def _sealed_seeds() -> list[bytes]:
+    sealed = (PUSH_KEY.seal(vault(), "secret", "D1"), BOOTSTRAP_TOKEN.seal(vault(), "x", "D1"))
+    return [b"not sealed", *map(str.encode, sealed), UNLOCK_TOKEN.seal(vault(), b"secret", "D1")]
+
+
+def _cut(data: bytes) -> None:
+    """
+    Take a secret out of a message, which must be the same but for that.
+    """
+    expected = parse(data)
+    expected.pop(UNLOCK, None)
+    cut = without_member(data, UNLOCK)
+    # NaN is not equal to itself.
+    assert repr(parse(cut)) == repr(expected), cut
+
+
+def _secret_keys(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(data)
+        read_secret_keys(Path(file.name))
 
 
 def _authorities(data: bytes) -> None:
@@ -150,6 +192,16 @@ TARGETS: Final[dict[str, Target]] = {
         export.Damaged,
         lambda: list(_export_seeds()),
         (b'"base64": ', b"null", b"1e999", b'"table": "devices"'),
+    ),
+    "sealed": Target(_sealed, SecretUnreadable, _sealed_seeds, (b"nanomdm-secret:v1:",)),
+    "cut": Target(
+        _cut,
+        MessageError,
+        lambda: [samples.token_update(), samples.token_update(UnlockToken=b"secret", Z={"a": [1]})],
+        (b"<key>UnlockToken</key>", b"<data/>", b"<dict>", b"</dict>", b"<!-- > -->", b"<![CDATA["),
+    ),
+    "secret-keys": Target(
+        _secret_keys, ConfigError, lambda: [f"# x\nplain\n{new_key()}\n".encode()], (b"plain\n",)
     ),
     "unlock-form": Target(
         _form,

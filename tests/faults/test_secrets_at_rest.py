@@ -21,8 +21,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
 from tests import samples
 from tests.faults.process_case import ProcessCase, basic, signed
-from tests.faults.test_planted_secrets import BOOTSTRAP, UNLOCK, lines_of, spellings
+from tests.faults.test_planted_secrets import BOOTSTRAP, UNLOCK, lines_of
 from tests.http.case import CHECKIN, KEY, ca, device
+from tests.leaks import spellings
 from tests.process import DaemonProcess
 from tests.samples import TOPIC
 from tests.web import WebServer, listen
