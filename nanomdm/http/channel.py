@@ -163,7 +163,9 @@ class Channel(http.HTTPChannel):
         if phase is not self._phase:
             self._expect(phase, _TIME[phase])
         elif phase is Phase.BODY:
-            self.deadline += size / BODY_RATE
+            # Nobody comes fast to hold the memory for long then.
+            longest = self.site.now() + BODY_TIME
+            self.deadline = min(self.deadline + size / BODY_RATE, longest)
         if self._held:
             self.deadline = inf
 

@@ -18,7 +18,7 @@ MAX_HEADER_LINES: Final = 1000
 HEAD_TIME: Final = 30.0
 
 #: Seconds in which a body must arrive, from the end of the headers, if it comes
-#: at L{BODY_RATE} or slower.
+#: at L{BODY_RATE} or slower; and for which one that came faster may stop.
 BODY_TIME: Final = 60.0
 
 #: Bytes per second; each that arrives gives the body so much more time.

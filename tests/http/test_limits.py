@@ -218,6 +218,18 @@ class TimeTests(SiteCase):
         self.assertEqual(transport.value(), b"")
         self.assertEqual([len(body) for body in self.endpoint.bodies], [3_000_000])
 
+    def test_bodyThatStops(self) -> None:
+        """
+        What came fast gives no time to hold the memory for nothing.
+        """
+        transport = self.connect()
+        self.send(transport, HEAD % 9_000_000, b"x" * 8_000_000)
+        self.pass_time(55)
+        self.assertEqual(transport.value(), b"")
+        self.pass_time(10)
+        self.assertRefused(transport.value(), *SLOW)
+        self.assertEqual(self.site.budget.used, 0)
+
     def test_timeOfEachRequest(self) -> None:
         """
         Every request on a connection has its own time.
