@@ -63,8 +63,8 @@ def room_for(connections: int, files: int) -> Room:
     @param connections: that are to be served at once.
     @param files: that can be open.
     """
-    possible = max(files - MAX_REFUSED - _OTHERS, files * 5 // 8)
-    return Room(min(connections, possible), min(MAX_REFUSED, files // 8))
+    served = min(connections, max(files - MAX_REFUSED - _OTHERS, files * 5 // 8))
+    return Room(served, min(MAX_REFUSED, max(files - served - _OTHERS, files // 8)))
 
 
 def _reaches(limit: int, wanted: int) -> bool:

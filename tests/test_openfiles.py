@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm import openfiles
+from nanomdm.http.limits import MAX_REFUSED
 from nanomdm.openfiles import Room, files_needed, raise_limit, room_for
 
 UNLIMITED = resource.RLIM_INFINITY
@@ -60,15 +61,16 @@ class RoomTests(SynchronousTestCase):
     def test_enough(self) -> None:
         for connections in (1, 100, 10_000, 1_000_000):
             room = room_for(connections, files_needed(connections))
-            self.assertEqual(room.connections, connections)
+            self.assertEqual(room, Room(connections, MAX_REFUSED))
 
     def test_few(self) -> None:
         """
-        Clients leave a quarter of the files to the server, and none are there for
-        nobody.
+        Clients leave a quarter of the files to the server, or 1,000, and none are there
+        for nobody.
         """
         self.assertEqual(room_for(10_000, 1024), Room(640, 128))
         self.assertEqual(room_for(10_000, 64), Room(40, 8))
+        self.assertEqual(room_for(10_000, 10_000), Room(8000, 1000))
         self.assertEqual(room_for(10, 1024), Room(10, 128))
 
     def test_more(self) -> None:
