@@ -146,6 +146,17 @@ class RewritingContract(SecretsCase):
         )
         await self.assertWhole(self.open(ONE, THREE), "D1")
 
+    async def test_rowOfTwoKeys(self) -> None:
+        """
+        What can not be decrypted is told once, and does not keep the rest of its row.
+        """
+        await self.fill(self.storage, "D1")
+        await self.open(TWO).store_bootstrap_token("D1", BOOTSTRAP)
+        rewriter = self.rewrite(THREE, ONE)
+        told = [problem.partition(" is ")[0] for problem in rewriter.problems]
+        self.assertEqual(told, ["the bootstrap token of D1"])
+        self.assertEqual(await self.open(THREE).unlock_token("D1"), UNLOCK)
+
     async def test_lostColumn(self) -> None:
         """
         A token that is in the message alone goes to its column.
