@@ -174,7 +174,7 @@ class AuthProxyEndpoint(Endpoint):
         is_proxy = self._proxies.has_peer(sender(request))
         for name, _ in list(headers.getAllRawHeaders()):
             common = canonical(name)
-            if common in self._own or not (is_proxy or _OF_PROXIES.fullmatch(common) is None):
+            if common in self._own or (not is_proxy and _OF_PROXIES.fullmatch(common)):
                 headers.removeHeader(name)
         headers.setRawHeaders(b"Host", [self._host])
         headers.setRawHeaders(b"X-Enrollment-ID", [enrollment_id.encode()])
