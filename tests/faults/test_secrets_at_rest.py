@@ -153,7 +153,10 @@ class AtRestTests(ProcessCase):
         Have a running server use other keys.
         """
         self.keys.write_text("\n".join(keys))
-        written = daemon.written(b'msg="secret keys read again"')
+        await self.hang_up(daemon, b'msg="secret keys read again"')
+
+    async def hang_up(self, daemon: DaemonProcess, line: bytes) -> None:
+        written = daemon.written(line)
         daemon.transport.signalProcess("HUP")
         await written
 
@@ -222,6 +225,24 @@ class AtRestTests(ProcessCase):
         await self.ctl("secrets", "rewrite")
         self.assertEqual(self.in_files(), [])
         daemon = await self.serve_with_file()
+        await self.assertAllThere()
+        await self.end(daemon)
+
+    async def test_badFileLater(self) -> None:
+        """
+        The server goes on with the keys that it has, also to encrypt.
+        """
+        self.keys.write_text(ONE)
+        daemon = await self.serve_with_file()
+        self.keys.write_text(f"{TWO}\nPlanted\n")
+        reason = f'old ones stay" error="--secret-key-file: {self.keys}: line 2: is not base64"'
+        await self.hang_up(daemon, reason.encode())
+        self.keys.unlink()
+        await self.hang_up(daemon, b": No such file or directory")
+        await self.enroll_with_secrets()
+        self.assertEqual(self.in_files(), [])
+        await self.end(daemon)
+        daemon = await self.serve("--secret-keys", ONE)
         await self.assertAllThere()
         await self.end(daemon)
 
