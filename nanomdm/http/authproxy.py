@@ -52,8 +52,9 @@ _OWN: Final = (
 #: By what proxies tell of their clients, after L{canonical}: the addresses (RFC 7239 and
 #: what was before it), what was asked for, certificates (RFC 9440) and users.
 _OF_PROXIES: Final = re.compile(
-    rb"(?:x-)?(?:forwarded(?:-.*)?|(?:ssl|remote)-.*|client-(?:ip|cert|verify)(?:-.*)?)"
-    rb"|x-(?:original|rewrite|real)-.*|x-cluster-client-ip|true-client-ip|cf-connecting-ip"
+    rb"(?:x-)?(?:forwarded(?:-.*)?|(?:ssl|tls|remote)-.*|client-(?:ip|cert|verify)(?:-.*)?)"
+    rb"|x-(?:original|rewrite|real|arr|auth-request|amzn-mtls)-.*|wl-proxy-.*"
+    rb"|x-cluster-client-ip|true-client-ip|cf-connecting-ip"
 )
 
 #: A tunnel has no end that could be told (RFC 9110 section 9.3.6); the other shows what

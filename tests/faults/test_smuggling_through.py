@@ -222,6 +222,8 @@ FORWARDED = (
     *(b"Forwarded", b"X-Forwarded-For", b"X_Forwarded_For", b"X-Forwarded-Host", b"X-Real-IP"),
     *(b"X-Original-URL", b"X-Rewrite-URL", b"X-SSL-Client-Cert", b"SSL-Client-Verify"),
     *(b"Client-Cert", b"Client-Cert-Chain", b"Remote-User", b"X-Remote-User", b"True-Client-IP"),
+    *(b"X-ARR-ClientCert", b"X-Amzn-Mtls-Clientcert-Leaf", b"X-TLS-Client-Cert"),
+    *(b"WL-Proxy-Client-IP", b"X-Auth-Request-User"),
 )
 
 #: What is nobody's but the device's.
