@@ -4,14 +4,20 @@ A TCP proxy in front of a database server, which fails as networks do.
 
 from __future__ import annotations
 
+from collections import deque
+from random import Random
 from typing import Any
 
 from attrs import frozen
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.python.failure import Failure
+
+#: Seconds between what is kept back and what came after it.
+_APART = 1e-6
 
 
 @frozen
@@ -35,6 +41,7 @@ class Proxy(ServerFactory):
     @ivar accepted: how many connections there were.
     @ivar silent: whether new connections are accepted, and nothing else happens.
     @ivar cut: when to cut a connection, the next time.
+    @ivar delay: seconds for which everything is kept back, in each direction.
     """
 
     noisy = False
@@ -48,6 +55,7 @@ class Proxy(ServerFactory):
         self.accepted = 0
         self.silent = False
         self.cut: Cut | None = None
+        self.delay = 0.0
 
     def listen(self) -> None:
         """
@@ -75,6 +83,13 @@ class Proxy(ServerFactory):
         """
         for end in self._ends:
             end.frozen = True
+
+    def cut_one(self, random: Random) -> None:
+        """
+        Cut any of the connections.
+        """
+        if self._ends:
+            random.choice(list(self._ends)).transport.abortConnection()
 
     def buildProtocol(self, address: object) -> Protocol:
         """
@@ -116,21 +131,39 @@ class _End(Protocol):
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._kept: list[bytes] = []
+        self._late: deque[IDelayedCall] = deque()
         self.peer: _End | None = None
         self.frozen = False
         self.cutting = False
 
     def connectionMade(self) -> None:
+        # As the ends of a connection without a proxy do.
+        self.transport.setTcpNoDelay(True)
         self._proxy.opened(self)
         for data in self._kept:
             self.transport.write(data)
 
     def connectionLost(self, reason: Failure = None) -> None:
         self._proxy.closed(self)
+        for call in self._late:
+            call.cancel()
         if self.peer is not None and self.peer.transport is not None:
             self.peer.transport.abortConnection()
 
     def forward(self, data: bytes) -> None:
+        if self._proxy.delay or self._late:
+            now, last = reactor.seconds(), self._late[-1].getTime() if self._late else 0
+            # Whatever comes is to stay in its order.
+            wait = max(self._proxy.delay, last - now + _APART)
+            self._late.append(reactor.callLater(wait, self._forward_late, data))
+        else:
+            self._forward(data)
+
+    def _forward_late(self, data: bytes) -> None:
+        self._late.popleft()
+        self._forward(data)
+
+    def _forward(self, data: bytes) -> None:
         if self.frozen or self.peer is None:
             return
         if self.peer.transport is None:

@@ -363,19 +363,29 @@ class Load:
                 await deferLater(reactor, AGAIN)
                 continue
             number += 1
-            await self.enqueue(f"C{number:06}", self._random.sample(self.members, 10))
+            chosen = self._random.sample(self.members, 10)
+            await self._enqueue(self._operator, f"C{number:06}", chosen)
             if number % 4 == 0:
                 await self.cancel(self._random.choice(self.members))
 
-    async def enqueue(self, uuid: str, members: Collection[Member]) -> None:
+    async def enqueue(self, uuid: str, members: Collection[Member], **more: Any) -> None:
         """
-        Enqueue a command.
+        Enqueue a command beside the operator.
+
+        @param more: what it has.
         """
-        command = self.ledger.commands[uuid] = samples.command(uuid)
+        client = Client(self.place, self._random)
+        try:
+            await self._enqueue(client, uuid, members, **more)
+        finally:
+            client.hang_up()
+
+    async def _enqueue(
+        self, client: Client, uuid: str, members: Collection[Member], **more: Any
+    ) -> None:
+        command = self.ledger.commands[uuid] = samples.command(uuid, **more)
         ids = ",".join(member.id for member in members)
-        await self._operator.send(
-            put(f"/v1/enqueue/{ids}?nopush=1", command, basic("nanomdm", KEY))
-        )
+        await client.send(put(f"/v1/enqueue/{ids}?nopush=1", command, basic("nanomdm", KEY)))
         for member in members:
             member.account.accepted.add(uuid)
 

@@ -12,8 +12,8 @@ of its own there::
             self.dsn = server.create_database("a_name")
             self.addCleanup(server.drop_database, "a_name")
 
-A test that stops or kills a server makes one for itself: C{ENGINES["mariadb"]()},
-C{start}s and C{close}s it.
+A test that stops or kills a server takes the C{stoppable} one, and starts it again; or it
+makes one for itself: C{ENGINES["mariadb"]()}, C{start}s and C{close}s it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "Server",
     "ServerError",
     "shared",
+    "stoppable",
     "unavailable",
 ]
 
@@ -58,6 +59,18 @@ def shared(engine: str) -> Server:
     @param engine: a key of L{ENGINES}.
     @return: the running server of an engine that all tests of this process share.
     @raise ServerError: if it does not start.
+    """
+    server = ENGINES[engine]()
+    server.start()
+    return server
+
+
+@cache
+def stoppable(engine: str) -> Server:
+    """
+    As L{shared}, but another server.
+
+    @return: one that tests may stop, and must start again.
     """
     server = ENGINES[engine]()
     server.start()

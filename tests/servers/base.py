@@ -46,6 +46,7 @@ class Server:
     @cvar administrator: the user that may do everything, without a password,
         over the loopback interface.
     @cvar user: another user who may do everything, but must give L{password}.
+    @cvar owner: one who may do everything in databases of L{owned_dsn}, and nothing else.
     @cvar accounts: who the server runs as if this process is root's: the first
         account that exists.
     @cvar stop_signal: ends the server cleanly.
@@ -61,6 +62,7 @@ class Server:
     administrator: ClassVar[str]
     user: ClassVar[str] = "operator"
     password: ClassVar[str] = "p@ss:w/rd%"
+    owner: ClassVar[str] = "owner"
     accounts: ClassVar[Sequence[str]]
     stop_signal: ClassVar[signal.Signals]
     last_signal: ClassVar[signal.Signals] = signal.SIGKILL
@@ -70,13 +72,17 @@ class Server:
     port: int
     pid: int
 
-    def __init__(self, *, memory: int = 64, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, memory: int = 64, options: Sequence[str] = (), home: Path | None = None
+    ) -> None:
         """
         @param memory: the size of the cache of the server, in MiB.
         @param options: more arguments for the command line of the server.
+        @param home: where to make L{directory}, if not where temporary files go.
         """
         self.memory = memory
         self.options = options
+        self._home = home
         self._guard: subprocess.Popen[str] | None = None
 
     @classmethod
@@ -148,6 +154,13 @@ class Server:
                 return
         raise ServerError(f"{self.engine} does not start: {self._log()}")
 
+    def ensure(self) -> None:
+        """
+        Start the server, unless it runs.
+        """
+        if self._ask("status") is not None:
+            self.start()
+
     def stop(self) -> None:
         """
         End the server cleanly, with its data kept for another L{start}.
@@ -191,7 +204,7 @@ class Server:
         @param name: small ASCII letters, digits and underscores.
         @return: its DSN.
         """
-        self._execute(f"CREATE DATABASE {_checked(name)}")
+        self.execute(f"CREATE DATABASE {_checked(name)}")
         return self.dsn(name)
 
     def drop_database(self, name: str) -> None:
@@ -199,7 +212,7 @@ class Server:
         Remove a database, if it exists, whoever uses it.
         """
         self.disconnect_clients(_checked(name))
-        self._execute(f"DROP DATABASE IF EXISTS {name} {self.force_drop}")
+        self.execute(f"DROP DATABASE IF EXISTS {name} {self.force_drop}")
 
     def dsn(self, name: str) -> str:
         """
@@ -211,10 +224,31 @@ class Server:
         """
         @return: the DSN of a database, for L{user} with L{password}.
         """
-        secret = quote(self.password, safe="")
-        return f"{self.scheme}://{self.user}:{secret}@127.0.0.1:{self.port}/{name}"
+        return self._dsn_of(self.user, name)
 
-    def _execute(self, *statements: str) -> None:
+    def owned_dsn(self, name: str) -> str:
+        """
+        Give a database to L{owner}.
+
+        @return: its DSN for that user, with L{password}.
+        """
+        self.execute(*self.ownership(name))
+        return self._dsn_of(self.owner, name)
+
+    def ownership(self, name: str) -> Sequence[str]:
+        """
+        @return: the statements that give a database to L{owner}.
+        """
+        raise NotImplementedError
+
+    def _dsn_of(self, user: str, name: str) -> str:
+        secret = quote(self.password, safe="")
+        return f"{self.scheme}://{user}:{secret}@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, *statements: str) -> None:
+        """
+        Execute statements as L{administrator}.
+        """
         with closing(self.administer()) as connection, closing(connection.cursor()) as cursor:
             for statement in statements:
                 cursor.execute(statement)
@@ -236,6 +270,7 @@ class Server:
                 guard.__file__,
                 self._account() or "",
                 str(int(self.last_signal)),
+                str(self._home or ""),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -32,11 +32,12 @@ class Guard:
     @ivar directory: where the server has everything.
     """
 
-    def __init__(self, user: str | None) -> None:
+    def __init__(self, user: str | None, home: str | None) -> None:
         """
         @param user: the account that the server runs as, C{None} for this one.
+        @param home: where to make the directory, C{None} for where temporary files go.
         """
-        self.directory = tempfile.mkdtemp(prefix="nanomdm-")
+        self.directory = tempfile.mkdtemp(prefix="nanomdm-", dir=home)
         self._identity: dict[str, Any] = {}
         self._server: subprocess.Popen[bytes] | None = None
         # What the server leaves behind is this process's then, and can be ended.
@@ -128,12 +129,13 @@ def _descendants(pid: int) -> set[int]:
     return found.union(*map(_descendants, found))
 
 
-def main(user: str, last: str) -> None:
+def main(user: str, last: str, home: str) -> None:
     """
     @param user: as of L{Guard}, empty for this account.
     @param last: the number of the signal that ends the server at the end.
+    @param home: as of L{Guard}, empty for where temporary files go.
     """
-    guard = Guard(user or None)
+    guard = Guard(user or None, home or None)
     actions: dict[str, Callable[..., int | None]]
     actions = {"run": guard.run, "start": guard.start, "status": guard.status, "end": guard.end}
     try:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE
@@ -46,6 +47,13 @@ class _MySQLProtocol(Server):
         path = self.directory / "users.sql"
         path.write_text(users)
         path.chmod(0o644)
+
+    def ownership(self, name: str) -> Sequence[str]:
+        owner = f"'{self.owner}'@'127.0.0.1'"
+        return [
+            f"CREATE USER IF NOT EXISTS {owner} IDENTIFIED BY '{self.password}'",
+            f"GRANT ALL ON {name}.* TO {owner}",
+        ]
 
     def arguments(self) -> list[str]:
         """

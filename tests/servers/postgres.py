@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,14 @@ class PostgreSQL(Server):
     def start(self) -> None:
         super().start()
         with self.administer() as connection:
-            found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [self.user])
-            if found.fetchone() is None:
-                role = f"CREATE ROLE {self.user} SUPERUSER LOGIN PASSWORD '{self.password}'"
-                connection.execute(role)
+            for user, rights in ((self.user, "SUPERUSER"), (self.owner, "")):
+                found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user])
+                if found.fetchone() is None:
+                    role = f"CREATE ROLE {user} {rights} LOGIN PASSWORD '{self.password}'"
+                    connection.execute(role)
+
+    def ownership(self, name: str) -> Sequence[str]:
+        return [f"ALTER DATABASE {name} OWNER TO {self.owner}"]
 
     def kill(self) -> None:
         # Nobody gives back the shared memory of a server that was killed.
@@ -81,7 +86,7 @@ class PostgreSQL(Server):
         return self._connect("127.0.0.1", name)
 
     def disconnect_clients(self, name: str) -> None:
-        self._execute(
+        self.execute(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         )
 

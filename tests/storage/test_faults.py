@@ -8,7 +8,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.transaction import Transaction
 from tests import samples
 from tests.http.case import RESULT, ServerCase
-from tests.servers import ENGINES, Server, shared, unavailable
+from tests.servers import shared, stoppable, unavailable
 from tests.storage.tables import query
 from tests.storage.test_engines import EngineCase
 from tests.tcpproxy import Cut, Proxy
@@ -38,16 +37,6 @@ from tests.tcpproxy import Cut, Proxy
 _WAIT = 30
 _TOUCH = "UPDATE devices SET serial_number = ? WHERE id = ?"
 _TOKEN_UPDATE = parse_checkin(samples.token_update("D1"))
-
-
-@cache
-def own_server(engine: str) -> Server:
-    """
-    @return: a server that tests may stop, and must start again.
-    """
-    server = ENGINES[engine]()
-    server.start()
-    return server
 
 
 class Operation:
@@ -479,7 +468,7 @@ class ServerFaults(EngineCase, StorageCase):
         """
         The server is restarted between two calls, crashes, and is away for a while.
         """
-        server = own_server(self.engine)
+        server = stoppable(self.engine)
         dsn = server.create_database(f"restart_{self.engine}")
         self.addCleanup(server.drop_database, f"restart_{self.engine}")
         self.storage = open_storage([self.settings(dsn)], reactor)
@@ -628,7 +617,7 @@ class DaemonTests(ServerCase):
         """
         Start a server on a database server that may be stopped.
         """
-        self.server = own_server("postgresql")
+        self.server = stoppable("postgresql")
         dsn = self.server.create_database("daemon")
         self.addCleanup(self.server.drop_database, "daemon")
         options = StorageOptions(pool_size=2)
