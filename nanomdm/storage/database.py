@@ -131,7 +131,7 @@ class Database:
 
     async def _run(self, pool: Pool, work: Callable[[Transaction], Any]) -> Any:
         latest = self._clock.seconds() + _PATIENCE
-        attempt, once = 1, {Trouble.LOST, Trouble.ORPHAN}
+        attempt, once = 1, {Trouble.LOST, Trouble.ORPHAN, Trouble.READ_ONLY}
         while True:
             if self._closed:
                 raise StorageUnavailable("the database is closed")
@@ -141,6 +141,10 @@ class Database:
                 raise
             except Exception as error:
                 trouble = self._engine.trouble(error)
+                if trouble is Trouble.READ_ONLY:
+                    # Who can not write here must not read here either: it may lag.
+                    for renewed in self._pools:
+                        renewed.renew()
                 if trouble in once:
                     # Nothing was committed, so nothing can happen twice.
                     once.remove(trouble)

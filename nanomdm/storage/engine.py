@@ -25,6 +25,9 @@ class Trouble(Enum):
     ORPHAN = "orphan"
     #: The connection is gone; a new one may work.
     LOST = "lost"
+    #: This server may not write, such as one that was the primary; a new connection may
+    #: lead to one that may.
+    READ_ONLY = "read-only"
     #: The database can not serve at present, or not in time.
     UNAVAILABLE = "unavailable"
     #: A value does not fit.

@@ -40,6 +40,9 @@ _ORPHAN: Final = frozenset({1452})
 #: Closed, gone, out of step, shutting down, killed, idle for too long, or the
 #: server could not read or write.
 _LOST: Final = frozenset({0, 2006, 2013, 2014, 2055, 1053, 1927, 4031, *range(1158, 1162)})
+#: Read-only: the server, the transaction, InnoDB or the table; a Galera node that is not
+#: ready.
+_READ_ONLY: Final = frozenset({1290, 1792, 1836, 1874, 1036, 1047})
 _UNAVAILABLE: Final = frozenset(
     {
         # Out of disk or memory, file errors, table full, too many transactions.
@@ -48,8 +51,6 @@ _UNAVAILABLE: Final = frozenset(
         *(1040, 1203, 1226, 1129),
         # Access: database, password, host, account, TLS.
         *(1044, 1045, 1049, 1130, 1251, 1698, 1820, 1862, 3118, 3159, 4151),
-        # Read-only; a Galera node that is not ready.
-        *(1290, 1792, 1836, 1047),
         # Stopped by the server or its administrator: took too long.
         *(1317, 1969, 3024),
         # No connection at all: socket, host, name, protocol, TLS.
@@ -212,6 +213,7 @@ class MySQLEngine:
             (_RETRY, Trouble.RETRY),
             (_ORPHAN, Trouble.ORPHAN),
             (_LOST, Trouble.LOST),
+            (_READ_ONLY, Trouble.READ_ONLY),
             (_UNAVAILABLE, Trouble.UNAVAILABLE),
             (_TOO_LARGE, Trouble.TOO_LARGE),
         ):

@@ -35,9 +35,10 @@ _RETRY: Final = frozenset({"40001", "40P01", "55P03"})
 _ORPHAN: Final = frozenset({"23503"})
 #: Connection failures, shutdown, crash, starting, idle for too long.
 _LOST: Final = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
-#: Resources, intervention and timeouts, system errors, read-only, login, no such
-#: database, wrong state.
-_UNAVAILABLE: Final = frozenset({"53", "57", "58", "25006", "25P04", "28", "3D", "55"})
+_READ_ONLY: Final = frozenset({"25006"})
+#: Resources, intervention and timeouts, system errors, login, no such database, wrong
+#: state.
+_UNAVAILABLE: Final = frozenset({"53", "57", "58", "25P04", "28", "3D", "55"})
 _TOO_LARGE: Final = frozenset({"22001", "54"})
 
 R = TypeVar("R")
@@ -176,6 +177,7 @@ class PostgreSQLEngine:
             (_RETRY, Trouble.RETRY),
             (_ORPHAN, Trouble.ORPHAN),
             (_LOST, Trouble.LOST),
+            (_READ_ONLY, Trouble.READ_ONLY),
             (_UNAVAILABLE, Trouble.UNAVAILABLE),
             (_TOO_LARGE, Trouble.TOO_LARGE),
         ):

@@ -90,7 +90,7 @@ class Pool(adbapi.ConnectionPool):
         self._vault = vault or Vault()
         self._uses: dict[int, _Use] = {}
         self._failure: tuple[float, str] | None = None
-        self._doubted = float("-inf")
+        self._doubted = self._renewed = float("-inf")
         self._interrupted = False
         self._running = 0
         self._metrics = metrics or unseen_database().pool("")
@@ -150,6 +150,15 @@ class Pool(adbapi.ConnectionPool):
         self._doubted = self._seconds()
         self.disconnect(connection)
 
+    def renew(self) -> None:
+        """
+        Replace all connections before they are used again.
+        """
+        now = self._seconds()
+        # While that does not help, not again and again.
+        if now - self._renewed >= _RETRY_CONNECT:
+            self._renewed = now
+
     def _transact(
         self, pooled: adbapi.Connection, work: Callable[[Transaction], R], asked: float
     ) -> R:
@@ -183,12 +192,14 @@ class Pool(adbapi.ConnectionPool):
             connection.commit()
         except Exception as error:
             # These tell that it was undone.  After others it may have happened.
-            if self._engine.trouble(error) is Trouble.RETRY:
+            if self._engine.trouble(error) in (Trouble.RETRY, Trouble.READ_ONLY):
                 raise
             raise StorageUnavailable(f"database: while committing: {error}") from error
 
     def _usable(self, connection: Any, use: _Use, now: float) -> bool:
         limits = self._limits
+        if use.opened <= self._renewed:
+            return False
         if limits.max_lifetime is not None and now - use.opened > limits.max_lifetime:
             return False
         idle = now - use.used

@@ -29,9 +29,8 @@ _RETRY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _UNAVAILABLE: Final = frozenset(
     {
         *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
-        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY),
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT),
         *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL),
-        sqlite3.SQLITE_INTERRUPT,
     }
 )
 
@@ -121,6 +120,9 @@ class SQLiteEngine:
         code = _primary_code(error)
         if code in _RETRY:
             return Trouble.RETRY
+        if code == sqlite3.SQLITE_READONLY:
+            # A file that could only be opened for reading stays so for its connection.
+            return Trouble.READ_ONLY
         return Trouble.UNAVAILABLE if code in _UNAVAILABLE else Trouble.OTHER
 
 

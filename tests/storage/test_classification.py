@@ -31,10 +31,12 @@ class ClassificationTests(SynchronousTestCase):
             Trouble.RETRY: (1205, 1213, 1020, 3572, 3101),
             Trouble.ORPHAN: (1452,),
             Trouble.LOST: (0, 2006, 2013, 1053, 1927, 4031),
-            # Wrong password, missing database, host, read-only, disk, connections, Galera.
+            # Server, transaction, InnoDB, table; Galera.
+            Trouble.READ_ONLY: (1290, 1792, 1836, 1874, 1036, 1047),
+            # Wrong password, missing database, host, disk, connections.
             Trouble.UNAVAILABLE: (
-                *(1045, 1044, 1698, 1049, 2003, 2005, 1290, 1836, 1792),
-                *(1021, 1114, 28, 1040, 1203, 1047, 1317, 1969, 3024),
+                *(1045, 1044, 1698, 1049, 2003, 2005),
+                *(1021, 1114, 28, 1040, 1203, 1317, 1969, 3024),
             ),
             Trouble.TOO_LARGE: (1406, 1153, 1301),
             Trouble.OTHER: (1062, 1064, 1146),
@@ -62,9 +64,10 @@ class ClassificationTests(SynchronousTestCase):
             Trouble.RETRY: ("40001", "40P01", "55P03"),
             Trouble.ORPHAN: ("23503",),
             Trouble.LOST: ("57P01", "57P02", "57P03", "57P05", "08006", "08003", "25P03"),
-            # Read-only, statement timeout, connections, disk, I/O, login, database.
+            Trouble.READ_ONLY: ("25006",),
+            # Statement timeout, connections, disk, I/O, login, database.
             Trouble.UNAVAILABLE: (
-                *("25006", "57014", "53300", "53100", "53200", "58030"),
+                *("57014", "53300", "53100", "53200", "58030"),
                 *("28P01", "28000", "3D000", "25P04"),
             ),
             Trouble.TOO_LARGE: ("22001", "54000"),
@@ -84,8 +87,9 @@ class ClassificationTests(SynchronousTestCase):
                 *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_LOCKED),
                 *(sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED_SHAREDCACHE),
             ),
+            Trouble.READ_ONLY: (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_READONLY_DBMOVED),
             Trouble.UNAVAILABLE: (
-                *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_READONLY),
+                *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC),
                 *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
             ),
             Trouble.OTHER: (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT_UNIQUE),

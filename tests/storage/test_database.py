@@ -210,6 +210,26 @@ class RetryTests(DatabaseCase):
         await self.assertFailure(self.open().write(operation, 7), StorageUnavailable)
         self.assertEqual(operation.runs, 2)
 
+    async def test_readOnly(self) -> None:
+        """
+        Somewhere else it may be written, and is only to be read from then on.
+        """
+
+        def used(transaction: Transaction, arguments: Sequence[Any]) -> list[Any]:
+            return [transaction._cursor.connection]
+
+        old = [await self.open().write(used, 7), await self.database.read(used, 7)]
+        operation = Faulty(Fault(Trouble.READ_ONLY))
+        self.assertEqual(await self.database.write(operation, 7), 7)
+        self.assertEqual(operation.runs, 2)
+        for call in [self.database.write, *[self.database.read] * 4]:
+            self.assertNotIn(await call(used, 7), old)
+
+    async def test_readOnlyAgain(self) -> None:
+        operation = Faulty(*[Fault(Trouble.READ_ONLY)] * 2)
+        await self.assertFailure(self.open().write(operation, 7), StorageUnavailable)
+        self.assertEqual(operation.runs, 2)
+
     async def test_allStale(self) -> None:
         """
         That all connections died costs nobody a request.

@@ -26,6 +26,7 @@ from nanomdm.storage.enrollments import token_update
 from nanomdm.storage.factory import engine_of, open_prepared, open_storage
 from nanomdm.storage.settings import StorageOptions, StorageSettings
 from nanomdm.storage.sql import SQLStorage
+from nanomdm.storage.sqlite import SQLiteEngine
 from nanomdm.storage.transaction import Transaction
 from tests import samples
 from tests.http.case import RESULT, ServerCase
@@ -72,6 +73,14 @@ class StorageCase(TestCase):
 
     def opened(self, storage: SQLStorage | None = None) -> Database:
         return (storage or self.storage)._database
+
+    def forget_failures(self, storage: SQLStorage | None = None) -> None:
+        """
+        Let the moments pass for which a database is not tried again.
+        """
+        for pool in self.opened(storage)._pools:
+            pool._failure = None
+            pool._renewed -= _WAIT
 
     def write(self, operation: Any, storage: SQLStorage | None = None) -> Deferred[Any]:
         return self.opened(storage).write(operation, None)
@@ -155,10 +164,22 @@ class SQLiteTests(StorageCase):
         self.assertEqual(await self.storage.store_token_update(big), 2)
 
     async def test_readOnly(self) -> None:
-        await query(self.storage, "PRAGMA query_only = 1")
+        """
+        As a file is that can not be opened for writing; later it can.
+        """
+        connect, refused = SQLiteEngine.connect, True
+
+        def for_reading(engine: SQLiteEngine, autocommit: bool = False) -> sqlite3.Connection:
+            return connect(engine, autocommit or refused)
+
+        self.patch(SQLiteEngine, "connect", for_reading)
+        for pool in self.opened()._pools:
+            pool.renew()
         await self.assertUnavailable(self.storage.store_token_update(_TOKEN_UPDATE))
-        # Not even that can be written.
         self.assertIsNone(await self.storage.next_command("D1"))
+        refused = False
+        self.forget_failures()
+        self.assertEqual(await self.storage.store_token_update(_TOKEN_UPDATE), 2)
 
     async def test_poisonedMember(self) -> None:
         await self.assertPoisonedFailsAlone()
@@ -407,12 +428,20 @@ class ServerFaults(EngineCase, StorageCase):
         self.assertEqual(await storage.store_token_update(_TOKEN_UPDATE), 2)
         self.assertIsNone(await storage.next_command("D1"))
 
-    def forget_failures(self, storage: SQLStorage) -> None:
+    async def test_demoted(self) -> None:
         """
-        Let the moment pass for which a database is not tried again.
+        Sessions that may not write, for all their life, are given up once others may.
         """
-        for pool in self.opened(storage)._pools:
-            pool._failure = None
+        await self.fill_pool(self.storage)
+        self.server.execute(self.sessions_read_only)
+        self.addCleanup(self.server.execute, self.sessions_writable)
+        self.kill_all()
+        await self.assertUnavailable(self.storage.store_token_update(_TOKEN_UPDATE))
+        self.assertIsNone(await self.storage.next_command("D1"))
+        self.server.execute(self.sessions_writable)
+        self.forget_failures()
+        for number in range(8):
+            self.assertEqual(await self.storage.store_token_update(_TOKEN_UPDATE), 2 + number)
 
     async def test_silentServer(self) -> None:
         """
@@ -547,6 +576,8 @@ class MariaDBTests(MySQLFaults):
 
     engine = "mariadb"
     skip = unavailable("mariadb")
+    sessions_read_only = "SET GLOBAL tx_read_only = 1"
+    sessions_writable = "SET GLOBAL tx_read_only = 0"
 
 
 class MySQLTests(MySQLFaults):
@@ -556,6 +587,8 @@ class MySQLTests(MySQLFaults):
 
     engine = "mysql"
     skip = unavailable("mysql")
+    sessions_read_only = "SET GLOBAL transaction_read_only = 1"
+    sessions_writable = "SET GLOBAL transaction_read_only = 0"
 
 
 class PostgreSQLTests(ServerFaults):
@@ -570,6 +603,8 @@ class PostgreSQLTests(ServerFaults):
     own_id = "pg_backend_pid()"
     endless = "SELECT pg_sleep(1000)"
     short_lock_wait = "SET LOCAL lock_timeout = 20"
+    sessions_read_only = "ALTER DATABASE contract SET default_transaction_read_only = on"
+    sessions_writable = "ALTER DATABASE contract RESET default_transaction_read_only"
     skip = unavailable("postgresql")
 
     def prefer(self, other: Any) -> None:
@@ -602,8 +637,8 @@ class PostgreSQLTests(ServerFaults):
 
     async def test_readOnly(self) -> None:
         operation = Operation(lambda transaction: transaction.execute("SET TRANSACTION READ ONLY"))
-        await self.assertUnavailable(self.write(operation))
-        self.assertEqual(operation.runs, 1)
+        self.assertEqual(await self.write(operation), 2)
+        self.assertEqual(operation.runs, 2)
 
 
 class DaemonTests(ServerCase):

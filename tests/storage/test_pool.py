@@ -153,9 +153,10 @@ class TransactionTests(PoolCase):
         """
         pool = self.open()
         connection = await self.use(pool)
-        connection.commit_fault = Fault(Trouble.RETRY)
-        await self.assertFailure(self.use(pool), Fault)
-        self.assertEqual(connection.rollbacks, 1)
+        for count, trouble in enumerate((Trouble.RETRY, Trouble.READ_ONLY), 1):
+            connection.commit_fault = Fault(trouble)
+            await self.assertFailure(self.use(pool), Fault)
+            self.assertEqual(connection.rollbacks, count)
 
     async def test_commitInDoubt(self) -> None:
         """
@@ -163,7 +164,7 @@ class TransactionTests(PoolCase):
         """
         pool = self.open()
         connection = await self.use(pool)
-        for trouble in set(Trouble) - {Trouble.RETRY}:
+        for trouble in set(Trouble) - {Trouble.RETRY, Trouble.READ_ONLY}:
             connection.commit_fault = Fault(trouble)
             await self.assertFailure(self.use(pool), StorageUnavailable)
 
@@ -226,6 +227,25 @@ class StaleTests(PoolCase):
         self.clock.advance(0.1)
         self.assertIsNot(await self.use(pool), connection)
         self.assertTrue(connection.closed)
+
+    async def test_renewed(self) -> None:
+        """
+        All of them are replaced, but not over and over while that does not help.
+        """
+        pool = self.open(size=2)
+        first = await gatherResults(self.use_all(pool, 2))
+        pool.renew()
+        self.clock.advance(0.1)
+        second = await gatherResults(self.use_all(pool, 2))
+        self.assertFalse(set(first) & set(second))
+        self.assertEqual([connection.closed for connection in first], [True, True])
+        pool.renew()
+        self.assertEqual(set(await gatherResults(self.use_all(pool, 2))), set(second))
+        self.clock.advance(0.5)
+        pool.renew()
+        self.clock.advance(0.1)
+        third = await gatherResults(self.use_all(pool, 2))
+        self.assertFalse(set(second) & set(third))
 
     async def test_oneLostAllDoubted(self) -> None:
         """
