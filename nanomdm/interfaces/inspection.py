@@ -203,6 +203,8 @@ class IInspectionStore(Interface):
     def ping() -> Deferred[None]:
         """
         Ask the database something, to see whether it answers.
+
+        @raise nanomdm.errors.StorageUnavailable: it does not, or took no write of late.
         """
 
     def queue_summary() -> Deferred[QueueSummary]:

@@ -40,6 +40,10 @@ _ALONE_PATIENCE: Final = 50.0
 #: Looks of operators that run at once, at most: devices' reads have a connection left.
 _LOOKS: Final = 2
 
+#: Seconds for which the database counts as one that does not take writes, after one that it
+#: did not take and none that it did.
+_REFUSING: Final = 5.0
+
 #: Seconds that calls get to end when the database is closed.
 _CLOSE_DEADLINE: Final = 20.0
 
@@ -74,8 +78,10 @@ class Database:
         if not shared:
             read = seen.pool("read")
             reader = Pool(reactor, engine, reading, autocommit=True, metrics=read, vault=vault)
+        self._writer = writer
         self._pools = {writer, reader}
         self._closed = False
+        self._refused = float("-inf")
 
         def batcher(kind: str, pool: Pool, **bounds: Any) -> Batcher:
             return Batcher(self._runner(pool), metrics=seen.batches(kind), **bounds)
@@ -105,6 +111,13 @@ class Database:
         #: As L{read}, each by itself: for what operators ask.
         self.look = looks.call
 
+    @property
+    def refuses_writes(self) -> bool:
+        """
+        Whether the newest write failed just now because of the database.
+        """
+        return self._clock.seconds() < self._refused + _REFUSING
+
     async def close(self, deadline: float = _CLOSE_DEADLINE) -> None:
         """
         Finish what was asked for, then close the connections; once is enough.
@@ -127,7 +140,20 @@ class Database:
             pool.interrupt()
 
     def _runner(self, pool: Pool) -> Callable[[Callable[[Transaction], Any]], Deferred[Any]]:
-        return lambda work: Deferred.fromCoroutine(self._run(pool, work))
+        run = self._watched if pool is self._writer else self._run
+        return lambda work: Deferred.fromCoroutine(run(pool, work))
+
+    async def _watched(self, pool: Pool, work: Callable[[Transaction], Any]) -> Any:
+        """
+        Notice whether writes are taken.
+        """
+        try:
+            result = await self._run(pool, work)
+        except StorageUnavailable:
+            self._refused = self._clock.seconds()
+            raise
+        self._refused = float("-inf")
+        return result
 
     async def _run(self, pool: Pool, work: Callable[[Transaction], Any]) -> Any:
         latest = self._clock.seconds() + _PATIENCE

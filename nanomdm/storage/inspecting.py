@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from nanomdm.errors import StorageUnavailable
 from nanomdm.interfaces import (
     CommandAnswer,
     CommandTarget,
@@ -37,7 +38,12 @@ class InspectingStorage:
         self._look = database.look
 
     def ping(self) -> Deferred[None]:
-        return self._database.read(inspection.ping, None)
+        return Deferred.fromCoroutine(self._ping())
+
+    async def _ping(self) -> None:
+        await self._database.read(inspection.ping, None)
+        if self._database.refuses_writes:
+            raise StorageUnavailable("the database does not take writes")
 
     def queue_summary(self) -> Deferred[QueueSummary]:
         """

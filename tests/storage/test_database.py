@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
+from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from nanomdm.errors import Overloaded, StorageError, StorageUnavailable, TooLarge
@@ -263,6 +264,27 @@ class RetryTests(DatabaseCase):
             self.assertIn("bad row", str(error))
             self.assertNotIn("secrets", str(error))
             self.assertEqual(operation.runs, 1)
+
+    async def test_refusesWrites(self) -> None:
+        """
+        After one that the database did not take, until one that it did, or for a moment.
+        """
+        clock = self.open()._clock = Clock()
+
+        async def refuses(*faults: Exception, read: bool = False) -> bool:
+            call = self.database.read if read else self.database.write
+            await DeferredList([call(Faulty(*faults), 7)], consumeErrors=True)
+            return self.database.refuses_writes
+
+        self.assertFalse(await refuses())
+        self.assertFalse(await refuses(Fault(Trouble.TOO_LARGE)))
+        self.assertFalse(await refuses(Fault(Trouble.UNAVAILABLE), read=True))
+        self.assertTrue(await refuses(Fault(Trouble.UNAVAILABLE)))
+        self.assertTrue(await refuses(read=True))
+        self.assertFalse(await refuses())
+        self.assertTrue(await refuses(*[Fault(Trouble.READ_ONLY)] * 2))
+        clock.advance(5)
+        self.assertFalse(self.database.refuses_writes)
 
     async def test_down(self) -> None:
         """

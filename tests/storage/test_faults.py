@@ -160,8 +160,10 @@ class SQLiteTests(StorageCase):
         await query(self.storage, "PRAGMA max_page_count = 1")
         big = parse_checkin(samples.token_update("D1", Big="x" * 100_000))
         await self.assertUnavailable(self.storage.store_token_update(big))
+        await self.assertUnavailable(self.storage.ping())
         await query(self.storage, "PRAGMA max_page_count = 1000000")
         self.assertEqual(await self.storage.store_token_update(big), 2)
+        await self.storage.ping()
 
     async def test_readOnly(self) -> None:
         """
