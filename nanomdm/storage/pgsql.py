@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from collections.abc import Generator
 from typing import Any, Final, TypeVar
@@ -19,11 +20,16 @@ from nanomdm.storage.engine import Trouble
 #: Seconds to connect.
 _CONNECT_TIMEOUT: Final = 5
 #: Seconds without an answer to a statement, when the server did not keep to
-#: L{_TIMEOUTS}, and to a ping.
+#: L{_TIMEOUTS}, and to a ping; and those by which the first is longer than a
+#: C{statement_timeout} of the DSN.
 _ANSWER_TIMEOUT: Final = 35.0
 _PING_TIMEOUT: Final = 3.0
+_GRACE: Final = 5.0
 #: For the server: milliseconds that a statement may take and wait for locks.
 _TIMEOUTS: Final = "-c statement_timeout=30000 -c lock_timeout=5000"
+
+_STATEMENT_TIMEOUT: Final = re.compile(r"-c\s*statement_timeout=([1-9]\d*)(ms|s|min)?(?!\S)")
+_UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0, "min": 60.0}
 
 #: Seconds after which psycopg looks up while it waits.
 _INTERVAL: Final = 0.1
@@ -140,8 +146,18 @@ class PostgreSQLEngine:
 
     def connect(self, autocommit: bool = False) -> Any:
         connection = self._connect(_TIMEOUTS, autocommit)
-        connection.patience = _ANSWER_TIMEOUT
+        connection.patience = self._answer_timeout
         return connection
+
+    @property
+    def _answer_timeout(self) -> float:
+        given: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self.conninfo)
+        said = _STATEMENT_TIMEOUT.findall(given.get("options") or "")
+        if not said:
+            return _ANSWER_TIMEOUT
+        # The last one counts.
+        count, unit = said[-1]
+        return int(count) * _UNITS[unit] + _GRACE
 
     def connect_for_schema(self) -> Any:
         return self._connect("", autocommit=True)
@@ -159,7 +175,7 @@ class PostgreSQLEngine:
         connection.execute("SELECT 1")
         if not connection.autocommit:
             connection.rollback()
-        connection.patience = _ANSWER_TIMEOUT
+        connection.patience = self._answer_timeout
 
     def interrupt(self, connection: Any) -> None:
         # A copy of the descriptor, as closing this socket must not close libpq's.

@@ -135,6 +135,8 @@ class Pool(adbapi.ConnectionPool):
             self.disconnect(connection)
             connection = None
         if connection is None:
+            # It may have taken long to find out that there is no other.
+            now = self._seconds()
             connection = self.connections[thread] = self._open(now)
             self._uses[thread] = _Use(now, now)
         self._uses[thread].used = now
@@ -209,6 +211,9 @@ class Pool(adbapi.ConnectionPool):
             try:
                 self._engine.ping(connection)
             except Exception:
+                # Where even this failed, the others need not be tried, which takes long
+                # when nothing answers.
+                self.renew()
                 return False
         return True
 

@@ -261,6 +261,20 @@ class StaleTests(PoolCase):
         self.assertFalse(set(first) & set(second))
         self.assertEqual([connection.pings for connection in second], [0, 0, 0])
 
+    async def test_notAllTried(self) -> None:
+        """
+        Nor are all of them tried when they are dead: that may take seconds for each.
+        """
+        pool = self.open(size=5)
+        first = await gatherResults(self.use_all(pool, 5))
+        self.clock.advance(6)
+        for connection in first:
+            connection.dead = True
+        for _ in range(20):
+            await self.use(pool)
+            self.clock.advance(0.1)
+        self.assertEqual(sum(connection.pings for connection in first), 1)
+
     async def test_doubtedButAlive(self) -> None:
         pool = self.open(size=2)
         dead, alive = await gatherResults(self.use_all(pool, 2))
