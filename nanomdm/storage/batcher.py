@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -44,12 +43,49 @@ Operation = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 RunInteraction = Callable[[Callable[[Transaction], Any]], "Deferred[Any]"]
 
 
+#: Tells from an argument whom a call is about; L{None} if it can not be told.  Calls about
+#: the same keep their order.
+Subjects = Callable[[Any], "frozenset[str] | None"]
+
+
+def unknown(argument: Any) -> None:
+    """
+    As L{Subjects}: all calls keep their order.
+    """
+
+
 @define(eq=False)
 class _Call:
     operation: Operation
     argument: Any
     came: float
     result: Deferred[Any] = field(factory=Deferred)
+
+
+@define(eq=False)
+class _Group:
+    """
+    Calls of one kind.
+
+    @ivar subjects: whom they are about.
+    @ivar positions: where they stand in their batch.
+    """
+
+    operation: Operation
+    subjects: frozenset[str] | None
+    positions: list[int] = field(factory=list)
+    arguments: list[Any] = field(factory=list)
+
+    def add(self, position: int, argument: Any, subjects: frozenset[str] | None) -> None:
+        """
+        Take a call more.
+        """
+        self.positions.append(position)
+        self.arguments.append(argument)
+        if self.subjects is None or subjects is None:
+            self.subjects = None
+        else:
+            self.subjects |= subjects
 
 
 class Batcher:
@@ -62,6 +98,7 @@ class Batcher:
         beyond it L{Overloaded} is raised.  Nor does any wait longer than three times that,
         and a transaction: by then the client is gone, and work for it keeps others waiting.
     @param workers: how many transactions run at once at most.
+    @param subjects: whom calls are about.
     @param metrics: told of each transaction.
     """
 
@@ -72,6 +109,7 @@ class Batcher:
         max_waiting: int = 10_000,
         patience: float = 10.0,
         workers: int = 1,
+        subjects: Subjects = unknown,
         metrics: BatchMetrics | None = None,
         seconds: Callable[[], float] = perf_counter,
     ) -> None:
@@ -81,6 +119,7 @@ class Batcher:
         self._patience = patience
         self._seconds = seconds
         self._workers = workers
+        self._subjects = subjects
         self._working = 0
         self._waiting: deque[_Call] = deque()
         self._idle: list[Deferred[None]] = []
@@ -156,12 +195,29 @@ class Batcher:
     async def _transact(self, batch: list[_Call]) -> list[Any]:
         began, failed = self._seconds(), True
         try:
-            results: list[Any] = await self._run(partial(_perform, batch=batch))
+            results: list[Any] = await self._run(
+                partial(_perform, groups=self._groups(batch), size=len(batch))
+            )
             failed = False
         finally:
             seconds = self._seconds() - began
             self._metrics.ended(len(batch), began - batch[0].came, seconds, failed)
         return results
+
+    def _groups(self, batch: list[_Call]) -> list[_Group]:
+        """
+        Gather calls of one kind, unless one would have to move past another one that is
+        about the same.
+        """
+        groups: list[_Group] = []
+        for position, call in enumerate(batch):
+            subjects = self._subjects(call.argument)
+            group = _place(groups, call.operation, subjects)
+            if group is None:
+                group = _Group(call.operation, subjects)
+                groups.append(group)
+            group.add(position, call.argument, subjects)
+        return groups
 
     async def _one_by_one(self, batch: list[_Call], failure: Failure) -> None:
         """
@@ -199,15 +255,30 @@ def _bug(failure: Failure) -> None:
     _log.failure("batcher stopped", failure)
 
 
-def _perform(transaction: Transaction, batch: list[_Call]) -> list[Any]:
+def _place(
+    groups: list[_Group], operation: Operation, subjects: frozenset[str] | None
+) -> _Group | None:
     """
-    Run in a pool thread.  Neighbours of one kind go together, so that calls
-    keep their order.
+    @return: the last group of a kind that a call can join.
     """
-    results: list[Any] = []
-    for operation, calls in groupby(batch, lambda call: call.operation):
-        arguments = [call.argument for call in calls]
-        answers = operation(transaction, arguments)
+    for group in reversed(groups):
+        if group.operation == operation:
+            return group
+        if subjects is None or group.subjects is None or not subjects.isdisjoint(group.subjects):
+            return None
+    return None
+
+
+def _perform(transaction: Transaction, groups: list[_Group], size: int) -> list[Any]:
+    """
+    Run in a pool thread.
+
+    @return: the results, in the order of the calls.
+    """
+    results: list[Any] = [None] * size
+    for group in groups:
+        answers = group.operation(transaction, group.arguments)
         # A result too few or too many must undo the transaction, not mix up callers.
-        results.extend(answer for _, answer in zip(arguments, answers, strict=True))
+        for position, answer in zip(group.positions, answers, strict=True):
+            results[position] = answer
     return results

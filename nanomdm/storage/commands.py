@@ -8,7 +8,7 @@ so that looking for the next command never walks over answered ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import frozen
@@ -16,7 +16,7 @@ from attrs import frozen
 from nanomdm.errors import CommandConflict
 from nanomdm.interfaces import ReportOutcome
 from nanomdm.mdm.command import NOT_NOW, Command, CommandReport
-from nanomdm.storage.transaction import Transaction, chunks, flatten
+from nanomdm.storage.transaction import Transaction, chunks, flatten, one_each
 
 #: The next command of each enrollment in a list, as one indexed look for each.
 #: Ordering by what is constant, too, shows MySQL that the index has this order.
@@ -47,8 +47,7 @@ _QUEUED: Final = """
      WHERE {pairs}
 """
 _FINISHED: Final = """
-    UPDATE enrollment_queue SET active = FALSE
-     WHERE id = ? AND command_uuid = ? AND active = TRUE
+    UPDATE enrollment_queue SET active = FALSE WHERE {pairs} AND active = TRUE
 """
 #: Of a row of the queue: it has a final answer.
 ANSWERED: Final = """
@@ -57,16 +56,16 @@ ANSWERED: Final = """
                AND r.command_uuid = enrollment_queue.command_uuid
                AND r.status <> 'NotNow')
 """
-_DELETE_QUEUED: Final = f"""
-    DELETE FROM enrollment_queue WHERE id = ? AND command_uuid = ? AND {ANSWERED}
-"""
-_DELETE_RESULT: Final = """
-    DELETE FROM command_results WHERE id = ? AND command_uuid = ? AND status <> 'NotNow'
-"""
-_NOT_NOW: Final = """
-    UPDATE command_results SET result = ?, not_now_tally = not_now_tally + 1
-     WHERE id = ? AND command_uuid = ? AND status = 'NotNow'
-"""
+_DELETE_QUEUED: Final = f"DELETE FROM enrollment_queue WHERE {{pairs}} AND {ANSWERED}"
+_DELETE_RESULT: Final = "DELETE FROM command_results WHERE {pairs} AND status <> 'NotNow'"
+_KEY: Final = ("id", "command_uuid")
+#: Of a result that is there when C{NotNow} comes: a final answer stays.
+_AGAIN: Final = (
+    "result = CASE WHEN command_results.status = 'NotNow' THEN {result}"
+    " ELSE command_results.result END",
+    "not_now_tally = command_results.not_now_tally"
+    " + CASE WHEN command_results.status = 'NotNow' THEN 1 ELSE 0 END",
+)
 _COMMAND: Final = "SELECT command FROM commands WHERE command_uuid = ?"
 _COMMANDS: Final = "SELECT command_uuid, command FROM commands WHERE command_uuid IN ({values})"
 _ENABLED: Final = "SELECT id, enabled FROM enrollments WHERE id IN ({values})"
@@ -168,7 +167,7 @@ def store_report(transaction: Transaction, reports: Sequence[CommandReport]) -> 
     Store each report's result and find the enrollment's next command.
     """
     outcomes: list[ReportOutcome] = []
-    for group in _one_each(reports):
+    for group in one_each(reports, lambda report: report.enrollment.id):
         outcomes += _store_reports(transaction, group)
     return outcomes
 
@@ -197,21 +196,8 @@ def delete_answered(transaction: Transaction, keys: Sequence[tuple[str, str]]) -
 
     @param keys: enrollment ids with command UUIDs.
     """
-    transaction.execute_many(_DELETE_QUEUED, keys)
-    transaction.execute_many(_DELETE_RESULT, keys)
-
-
-def _one_each(reports: Sequence[CommandReport]) -> Iterator[list[CommandReport]]:
-    """
-    Split reports so that no group has two of one enrollment, whose order counts.
-    """
-    group: dict[str, CommandReport] = {}
-    for report in reports:
-        if report.enrollment.id in group:
-            yield list(group.values())
-            group = {}
-        group[report.enrollment.id] = report
-    yield list(group.values())
+    transaction.execute_pairs(_DELETE_QUEUED, _KEY, keys)
+    transaction.execute_pairs(_DELETE_RESULT, _KEY, keys)
 
 
 def _store_reports(
@@ -250,23 +236,24 @@ def _known(transaction: Transaction, reports: Sequence[CommandReport]) -> set[tu
 def _store_finals(transaction: Transaction, reports: Sequence[CommandReport]) -> None:
     transaction.upsert(
         "command_results",
-        ("id", "command_uuid"),
+        _KEY,
         ("status", "result"),
         [(*_key(report), report.status, report.raw.decode()) for report in reports],
     )
-    transaction.execute_many(_FINISHED, [_key(report) for report in reports])
+    transaction.execute_pairs(_FINISHED, _KEY, [_key(report) for report in reports])
 
 
 def _store_not_nows(transaction: Transaction, reports: Sequence[CommandReport]) -> None:
     """
     A final answer that is there already stays.
     """
-    rows = [(*_key(report), report.status, report.raw.decode()) for report in reports]
+    rows = [(*_key(report), report.status, report.raw.decode(), 1) for report in reports]
+    inserted = transaction.dialect.inserted("result")
     transaction.insert_missing(
         "command_results",
-        ("id", "command_uuid"),
-        ("status", "result"),
+        _KEY,
+        ("status", "result", "not_now_tally"),
         rows,
         now=("not_now_at",),
+        then=[assignment.format(result=inserted) for assignment in _AGAIN],
     )
-    transaction.execute_many(_NOT_NOW, [(r.raw.decode(), *_key(r)) for r in reports])

@@ -21,6 +21,7 @@ from nanomdm.metrics.storage import DatabaseMetrics, unseen_database
 from nanomdm.storage.batcher import Batcher
 from nanomdm.storage.engine import Engine, PoolLimits, Trouble
 from nanomdm.storage.pool import Pool
+from nanomdm.storage.subjects import NOBODY, devices_of
 from nanomdm.storage.transaction import Transaction
 
 #: How often a transaction is tried when deadlocks undo it, and the seconds after
@@ -83,15 +84,16 @@ class Database:
         self._closed = False
         self._refused = float("-inf")
 
-        def batcher(kind: str, pool: Pool, **bounds: Any) -> Batcher:
-            return Batcher(self._runner(pool), metrics=seen.batches(kind), **bounds)
+        def batcher(kind: str, pool: Pool, **more: Any) -> Batcher:
+            return Batcher(self._runner(pool), metrics=seen.batches(kind), **more)
 
         def singly(kind: str, pool: Pool, workers: int) -> Batcher:
             waiting = {"max_waiting": _ALONE_WAITING, "patience": _ALONE_PATIENCE}
             return batcher(kind, pool, max_batch=1, workers=workers, **waiting)
 
-        writes = batcher("write", writer)
-        reads = writes if shared else batcher("read", reader)
+        writes = batcher("write", writer, subjects=devices_of)
+        # What only looks can be looked at in any order.
+        reads = writes if shared else batcher("read", reader, subjects=lambda argument: NOBODY)
         # One connection is left for the others.
         workers = max(1, min(_ALONE, limits.size - 1))
         alone = singly("alone", writer, workers)

@@ -32,6 +32,14 @@ class Dialect(Protocol):
     """
 
     @property
+    def rows_one_by_one(self) -> bool:
+        """
+        Whether C{executemany} waits for the server after each row, unless it is a plain
+        C{INSERT}.
+        """
+        ...
+
+    @property
     def for_update(self) -> str:
         """
         The end of a C{SELECT} that locks its rows; nothing where a writer has
@@ -168,6 +176,7 @@ class OnConflictDialect:
     What SQLite and PostgreSQL have in common.
     """
 
+    rows_one_by_one = False
     forget_numbers: Sequence[str] = ()
     ignore_primary_key = ""
 

@@ -79,6 +79,7 @@ class MySQLDialect:
     L{nanomdm.storage.dialect.Dialect} of MySQL and MariaDB.
     """
 
+    rows_one_by_one = True
     # The newest row stays away from what other servers are inserting.
     forget_numbers: Sequence[str] = (
         "SET @nanomdm_newest = (SELECT MAX(value) FROM nanomdm_sequence)",

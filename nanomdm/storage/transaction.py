@@ -21,6 +21,10 @@ _NO_VAULT: Final = Vault()
 #: Values in one statement: far below every engine's limit on placeholders.
 _CHUNK: Final = 2048
 
+#: Rows in one statement, and their characters and bytes, unless one row has more.
+_ROWS: Final = 256
+_ROWS_SIZE: Final = 1_000_000
+
 
 class Transaction:
     """
@@ -65,6 +69,55 @@ class Transaction:
         """
         if rows:
             self._cursor.executemany(self.dialect.statement(sql), rows)
+
+    def execute_pairs(
+        self, sql: str, columns: tuple[str, str], pairs: Sequence[Sequence[str]]
+    ) -> None:
+        """
+        Execute a statement about rows with certain values in two columns.
+
+        @param sql: with C{{pairs}} for the condition, and without parameters.
+        """
+        if not self.dialect.rows_one_by_one:
+            both = " AND ".join(f"{column} = ?" for column in columns)
+            self.execute_many(sql.format(pairs=both), pairs)
+            return
+        for piece in chunks(pairs, _ROWS):
+            condition = self.dialect.pairs(columns, len(piece))
+            self.execute(sql.format(pairs=f"({condition})"), flatten(piece))
+
+    def update_each(
+        self, table: str, key: str, column: str, rows: Sequence[tuple[str, Any]], now: str
+    ) -> None:
+        """
+        Give a column a value of its own in each row.
+
+        @param rows: a key and a value for each.
+        @param now: another column, which becomes the present time.
+        """
+        update = f"UPDATE {table} SET {now} = CURRENT_TIMESTAMP, {column} ="
+        if not self.dialect.rows_one_by_one:
+            self.execute_many(f"{update} ? WHERE {key} = ?", [(new, id) for id, new in rows])
+            return
+        for piece in _pieces(rows):
+            cases = " ".join(["WHEN ? THEN ?"] * len(piece))
+            self.execute(
+                f"{update} CASE {key} {cases} END WHERE {key} IN ({marks(len(piece))})",
+                [*flatten(piece), *(id for id, _ in piece)],
+            )
+
+    def rows_by(self, sql: str, keys: Sequence[str]) -> list[Any]:
+        """
+        As L{rows_in}, for a statement whose first column is what it asks about.
+
+        @param keys: distinct.
+        @return: the rows, with these very keys in the first column.
+        """
+        found = list(self.rows_in(sql, keys))
+        if {row[0] for row in found} <= set(keys):
+            return found
+        # Taken-over MySQL databases find an id in other letters, too.
+        return [(key, *row[1:]) for key in keys for row in self.rows_in(sql, [key])]
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """
@@ -116,8 +169,8 @@ class Transaction:
         @param then: further assignments for rows that are there.
         """
         assignments = [f"{name} = {self.dialect.inserted(name)}" for name in (*columns, *now)]
-        insert = _insert(table, (*keys, *columns), now)
-        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, [*assignments, *then])}", rows)
+        ending = self.dialect.on_conflict(keys, [*assignments, *then])
+        self._insert(table, (*keys, *columns), now, rows, ending)
 
     def insert_missing(
         self,
@@ -136,15 +189,46 @@ class Transaction:
             transactions apart; those of others only conflict with changes.
         @param then: as of L{upsert}.
         """
-        insert = _insert(table, (*keys, *columns), now)
         nothing = [f"{keys[0]} = {table}.{keys[0]}"] if lock else []
-        self.execute_many(f"{insert} {self.dialect.on_conflict(keys, then or nothing)}", rows)
+        ending = self.dialect.on_conflict(keys, then or nothing)
+        self._insert(table, (*keys, *columns), now, rows, ending)
+
+    def _insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        now: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        ending: str,
+    ) -> None:
+        values = ", ".join([*"?" * len(columns), *["CURRENT_TIMESTAMP"] * len(now)])
+        insert = f"INSERT INTO {table} ({', '.join([*columns, *now])}) VALUES"
+        if not now or not self.dialect.rows_one_by_one:
+            self.execute_many(f"{insert} ({values}) {ending}", rows)
+            return
+        for piece in _pieces(rows):
+            all_values = ", ".join([f"({values})"] * len(piece))
+            self.execute(f"{insert} {all_values} {ending}", flatten(piece))
 
     def next_number(self) -> int:
         """
         @return: a number that is higher than all before it, on every server.
         """
         return self.dialect.next_number(self._cursor)
+
+
+def one_each(values: Iterable[T], key: Callable[[T], str]) -> Iterator[list[T]]:
+    """
+    @return: C{values} in their order, in groups none of which has two of one key, whose
+        order counts.
+    """
+    group: dict[str, T] = {}
+    for value in values:
+        if key(value) in group:
+            yield list(group.values())
+            group = {}
+        group[key(value)] = value
+    yield list(group.values())
 
 
 def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterator[Sequence[T]]:
@@ -182,6 +266,18 @@ def _in_chunks(sql: str, values: Sequence[str | int]) -> Iterator[tuple[str, Seq
         yield sql.format(values=marks(size)), padded
 
 
-def _insert(table: str, columns: Sequence[str], now: Sequence[str]) -> str:
-    values = ", ".join([*"?" * len(columns), *["CURRENT_TIMESTAMP"] * len(now)])
-    return f"INSERT INTO {table} ({', '.join([*columns, *now])}) VALUES ({values})"
+def _pieces(rows: Sequence[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
+    """
+    @return: C{rows} in pieces whose values fit into one statement.
+    """
+    piece: list[Sequence[Any]] = []
+    size = 0
+    for row in rows:
+        more = sum(len(value) for value in row if isinstance(value, (str, bytes)))
+        if piece and (len(piece) == _ROWS or size + more > _ROWS_SIZE):
+            yield piece
+            piece, size = [], 0
+        piece.append(row)
+        size += more
+    if piece:
+        yield piece

@@ -156,7 +156,7 @@ class GatheringTests(BatcherCase):
 
     def test_orderIsKept(self) -> None:
         """
-        Only neighbours of one kind go together.
+        Where nobody can tell whom calls are about, only neighbours of one kind go together.
         """
         self.calls(0)
         order: list[int] = []
@@ -171,6 +171,50 @@ class GatheringTests(BatcherCase):
         self.assertEqual(self.batches, [[0], [1], ["negate 2", "negate 3"], [4]])
         self.assertEqual(self.runner.started, 2)
         self.assertEqual(order, [2, -2, -3, 8])
+
+    def test_gathered(self) -> None:
+        """
+        Calls of one kind go together, past others that are about somebody else.
+        """
+        self.assertEqual(
+            self.ran(("double", 10), ("negate", 20), ("double", 30), ("negate", 40)),
+            [[10, 30], ["negate 20", "negate 40"]],
+        )
+
+    def test_orderOfOne(self) -> None:
+        """
+        Calls about the same stay in their order, and nothing moves past what may be about
+        anybody.
+        """
+        self.assertEqual(
+            self.ran(("double", 10), ("negate", 11), ("double", 12), ("double", 20)),
+            [[10], ["negate 11"], [12, 20]],
+        )
+        self.assertEqual(
+            self.ran(("double", 10), ("negate", -1), ("double", 20), ("negate", 30)),
+            [[10], ["negate -1", "negate 30"], [20]],
+        )
+
+    def ran(self, *calls: tuple[str, int]) -> list[list[Any]]:
+        """
+        Gather calls, which are about the tens of their arguments.
+
+        @return: what the operations were given, in their order.
+        """
+
+        def tens(number: int) -> frozenset[str] | None:
+            return None if number < 0 else frozenset([str(number // 10)])
+
+        self.batcher = Batcher(self.runner, subjects=tens)
+        self.calls(0)
+        self.batches = []
+        made = [self.batcher.call(getattr(self, name), number) for name, number in calls]
+        self.runner.finish()
+        for call, (name, number) in zip(made, calls, strict=True):
+            self.assertEqual(
+                self.successResultOf(call), getattr(self, name)(self.runner, [number])[0]
+            )
+        return self.batches[1 : -len(calls)]
 
     def test_runsAgainAfterIdling(self) -> None:
         for _ in range(3):

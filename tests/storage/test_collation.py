@@ -69,6 +69,22 @@ class CollationTests(EngineCase):
         self.assertEqual((outcome.known, outcome.next_command), (True, None))
         self.assertIsNone(await self.storage.next_command("ABC"))
 
+    async def test_messagesInOtherLetters(self) -> None:
+        """
+        They are the enrollment's that the database takes them for.
+        """
+        await self.enroll("ABC")
+        update = parse_checkin(samples.token_update("abc"))
+        self.assertEqual(await self.storage.store_token_update(update), 2)
+        await self.storage.store_bootstrap_token("abc", b"token")
+        for id in ("ABC", "abc"):
+            self.assertEqual(await self.storage.fetch_bootstrap_token(id), b"token")
+        profile = parse_command(samples.install_mdm_profile("C1"))
+        await self.storage.enqueue(profile, ["ABC"])
+        message = parse_checkin(samples.authenticate("abc"))
+        self.assertTrue(await self.storage.store_authenticate(message, PEM, installs_mdm_profile))
+        self.assertEqual(await self.storage.fetch_bootstrap_token("ABC"), b"token")
+
     async def test_pushes(self) -> None:
         """
         An id in other letters is unknown, and what is there works as anywhere.

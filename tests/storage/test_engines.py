@@ -268,10 +268,10 @@ class EngineContract(
             The answer's result is there; its queue row is next.
             """
 
-            def execute_many(_, sql: str, rows: Any) -> None:
+            def execute_pairs(_, sql: str, *more: Any) -> None:
                 if "UPDATE enrollment_queue" in sql:
                     one._cursor.connection.commit()
-                super().execute_many(sql, rows)
+                super().execute_pairs(sql, *more)
 
         commands.store_report(Interrupted(two._cursor, two.dialect), [answer])
         two._cursor.connection.commit()
