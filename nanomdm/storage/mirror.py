@@ -30,8 +30,9 @@ from nanomdm.mdm.migration import Migratable
 
 R = TypeVar("R")
 
-#: Writes that may wait for one storage; what comes then is lost to it.
+#: Writes that may wait for one storage, and their bytes; what comes then is lost to it.
 _LIMIT: Final = 100_000
+_LIMIT_BYTES: Final = 2**28
 
 #: Writes that are given to a storage at once, so that they can share transactions.
 _GROUP: Final = 256
@@ -51,6 +52,13 @@ class _Write:
     arguments: tuple[Any, ...]
 
     @property
+    def size(self) -> int:
+        """
+        About how many bytes of memory it has: those of the message.
+        """
+        return sum(len(getattr(argument, "raw", b"")) for argument in self.arguments)
+
+    @property
     def alone(self) -> bool:
         """
         Enqueueing may run beside the gathered writes, so it must not overtake
@@ -67,17 +75,25 @@ class Follower:
     @param name: for the log.
     @param clock: for attempts to reach it, and for the deadline at the end.
     @param limit: how many writes may wait.
+    @param limit_bytes: how large they may be together.
     """
 
     _log = Logger()
 
     def __init__(
-        self, storage: IStorage, name: str, clock: IReactorTime, limit: int = _LIMIT
+        self,
+        storage: IStorage,
+        name: str,
+        clock: IReactorTime,
+        limit: int = _LIMIT,
+        limit_bytes: int = _LIMIT_BYTES,
     ) -> None:
         self.storage = storage
         self._name = name
         self._clock = clock
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
         self._waiting: deque[_Write] = deque()
         self._busy = False
         self._idle: list[Deferred[None]] = []
@@ -90,12 +106,13 @@ class Follower:
         """
         Do a write that the first storage has done, when its turn comes.
         """
-        if len(self._waiting) >= self._limit:
+        if len(self._waiting) >= self._limit or self._bytes + write.size > self._limit_bytes:
             if not self._lost:
                 self._log.error("storage can not follow, writes are lost to it", storage=self._name)
             self._lost += 1
             return
         self._waiting.append(write)
+        self._bytes += write.size
         if not self._busy:
             self._busy = True
             Deferred.fromCoroutine(self._work()).addErrback(self._bug)
@@ -160,6 +177,7 @@ class Follower:
         if not writes[0].alone:
             while self._waiting and len(writes) < _GROUP and not self._waiting[0].alone:
                 writes.append(self._waiting.popleft())
+        self._bytes -= sum(write.size for write in writes)
         return writes
 
     def _write(self, write: _Write) -> Deferred[bool]:
@@ -201,6 +219,7 @@ class Follower:
         else:
             self._attempts += 1
             self._waiting.extendleft(reversed(group))
+            self._bytes += sum(write.size for write in group)
             self._pausing = deferLater(self._clock, _PAUSE)
             try:
                 await self._pausing
@@ -210,6 +229,7 @@ class Follower:
 
     def _give_up(self, lost: int) -> None:
         self._waiting.clear()
+        self._bytes = 0
         self._log.error("storage did not catch up before the end", storage=self._name, lost=lost)
 
     def _rest(self) -> None:

@@ -424,6 +424,30 @@ class MirrorTests(SynchronousTestCase):
         self.failureResultOf(self.storage.stop(), StorageError)
         self.assertEqual(self.other.stopped, 2)
 
+    def test_boundInBytes(self) -> None:
+        """
+        What waits for one that is away does not fill the memory; small writes still find
+        room.
+        """
+        reports = [
+            parse_report(samples.report("Acknowledged", f"C{number}", Data="x" * size))
+            for number, size in enumerate((0, 2000, 2000, 500, 2000))
+        ]
+        limit = sum(len(report.raw) for report in reports[1:3]) + len(reports[3].raw)
+        self.follower = Follower(self.other, "other", self.clock, limit_bytes=limit)
+        self.storage = MirroredStorage(self.first, [self.follower])
+        with capturedLogs() as events:
+            for report in reports:
+                self.successResultOf(self.storage.store_report(report))
+        self.assertEqual(self.messages(events), ["storage can not follow, writes are lost to it"])
+        for _ in reports[:4]:
+            self.other.fire()
+        written = [report.command_uuid for _, report in self.other.calls]
+        self.assertEqual(written, ["C0", "C1", "C2", "C3"])
+        # And there is room again.
+        self.successResultOf(self.storage.store_report(reports[4]))
+        self.assertEqual(len(self.other.calls), 5)
+
 
 class RealTests(EngineCase):
     """
