@@ -36,6 +36,7 @@ from nanomdm.push.service import PushService
 from nanomdm.reload import Reloader, Source
 from nanomdm.service.backlog import BacklogWatch
 from nanomdm.service.receiver import Receiver
+from nanomdm.service.secrets import SecretsWatch
 from nanomdm.service.webhook import Webhook
 
 _log: Final = Logger(namespace="nanomdm")
@@ -53,6 +54,7 @@ class Basis:
     settings: Settings
     reactor: Any
     metrics: Metrics
+    vault: Vault
     storage: IStorage
     http: OutboundClient
     offloader: Offloader
@@ -156,7 +158,10 @@ def storage_jobs(basis: Basis, pusher: PushService) -> list[Job]:
     @return: what is done of its own accord about what the storage has.
     """
     settings, storage, reactor = basis.settings, basis.storage, basis.reactor
-    jobs: list[Job] = [ExpiryWatch(storage, reactor, utc_now)]
+    jobs: list[Job] = [
+        ExpiryWatch(storage, reactor, utc_now),
+        SecretsWatch(storage, basis.vault, reactor, basis.metrics.secrets),
+    ]
     if settings.repush:
         jobs.append(Repusher(storage, pusher, reactor, settings.repush, SystemRandom()))
     if settings.webhook_url is not None:

@@ -41,6 +41,13 @@ class Rounds:
         """
         self._next = self._clock.callLater(delay, self._begin)
 
+    def hasten(self) -> None:
+        """
+        Begin the next round at once, unless one is under way.
+        """
+        if self._next is not None:
+            self._next.reset(0)
+
     def stop(self) -> Deferred[None]:
         """
         Begin no other round.

@@ -159,7 +159,8 @@ def _monotonic_microseconds() -> int:
 
 def _basis(settings: Settings, reactor: Any, metrics: Metrics, vault: Vault) -> Basis:
     storage = open_storage(settings.storages, reactor, metrics.storage, vault)
-    return Basis(settings, reactor, metrics, storage, open_client(reactor), Offloader(reactor))
+    http, offloader = open_client(reactor), Offloader(reactor)
+    return Basis(settings, reactor, metrics, vault, storage, http, offloader)
 
 
 def _site(basis: Basis, root: Resource) -> Site:

@@ -34,6 +34,21 @@ class RoundsTests(SynchronousTestCase):
         self.clock.pump([1] * 40)
         self.assertEqual(self.times, [3, 8, 18, 33])
 
+    def test_hastened(self) -> None:
+        """
+        The next round begins at once; a round that is under way, and an end, stay.
+        """
+        rounds = Rounds(self.clock, self.run_round)
+        rounds.start(3)
+        rounds.hasten()
+        self.clock.pump([1] * 7)
+        rounds.hasten()
+        self.clock.pump([0, 1])
+        self.assertEqual(self.times, [1, 6, 7])
+        self.successResultOf(rounds.stop())
+        rounds.hasten()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_brokenRound(self) -> None:
         """
         It is the last one, nobody misses why, and stopping works still.

@@ -140,13 +140,13 @@ class PushSettingsTests(ServerCase):
         }
 
     def test_jobs(self) -> None:
-        self.assertEqual(self.jobs(), {"ExpiryWatch", "Repusher"})
+        self.assertEqual(self.jobs(), {"ExpiryWatch", "SecretsWatch", "Repusher"})
 
     def test_jobsWithoutAPI(self) -> None:
         """
         Other servers on the database may have it.
         """
-        self.assertEqual(self.jobs(api=None), {"ExpiryWatch", "Repusher"})
+        self.assertEqual(self.jobs(api=None), {"ExpiryWatch", "SecretsWatch", "Repusher"})
 
     def test_repushOff(self) -> None:
-        self.assertEqual(self.jobs(repush=0), {"ExpiryWatch"})
+        self.assertEqual(self.jobs(repush=0), {"ExpiryWatch", "SecretsWatch"})

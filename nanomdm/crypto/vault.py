@@ -13,6 +13,7 @@ import binascii
 import json
 import os
 import re
+from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
@@ -65,12 +66,21 @@ class Vault:
 
     def __init__(self, keyring: Keyring | None = None) -> None:
         self._keyring = keyring or Keyring()
+        self._changed: Callable[[], object] | None = None
 
     def use(self, keyring: Keyring) -> None:
         """
         Use other keys from now on, in all threads.
         """
-        self._keyring = keyring
+        before, self._keyring = self._keyring, keyring
+        if keyring != before and self._changed is not None:
+            self._changed()
+
+    def when_changed(self, call: Callable[[], object]) -> None:
+        """
+        @param call: told from now on whenever there are other keys than before.
+        """
+        self._changed = call
 
     @property
     def current(self) -> str | None:

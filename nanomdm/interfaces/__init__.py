@@ -37,6 +37,8 @@ from nanomdm.interfaces.inspection import (
     OutstandingCommand,
     Page,
     ResultFilter,
+    SecretsCursor,
+    SecretsPage,
     StoredCommand,
 )
 from nanomdm.interfaces.pushes import (
@@ -82,6 +84,8 @@ __all__ = [
     "QueuedEvent",
     "ReportOutcome",
     "ResultFilter",
+    "SecretsCursor",
+    "SecretsPage",
     "StoredCommand",
     "StoredPushCertificate",
 ]

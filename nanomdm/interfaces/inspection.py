@@ -6,7 +6,7 @@ All times are Unix seconds by the database's clock; all lists come in pages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from attrs import field, frozen
@@ -44,6 +44,23 @@ class Listing(Generic[T]):
 
     items: Sequence[T]
     cursor: str | None = None
+
+
+#: Where a part of the secrets ended: only the storage knows what it means.
+SecretsCursor = tuple[int, str | int]
+
+
+@frozen
+class SecretsPage:
+    """
+    What is encrypted in a part of the storage.
+
+    @ivar keys: how many secrets there are, by the id of the key that they need.
+    @ivar cursor: where to go on; L{None} at the end.
+    """
+
+    keys: Mapping[str, int]
+    cursor: SecretsCursor | None = None
 
 
 @frozen(kw_only=True)
@@ -279,6 +296,13 @@ class IInspectionStore(Interface):
         """
         @return: a device's unlock token, or L{None} when it has none.
         @raise SecretUnreadable: there is one that can not be decrypted.
+        """
+
+    def encrypted(cursor: SecretsCursor | None) -> Deferred[SecretsPage]:
+        """
+        Look with which keys secrets are encrypted, some hundred of them.
+
+        @param cursor: where the part before it ended; L{None} to begin.
         """
 
     def disable_enrollment(enrollment_id: str) -> Deferred[None]:

@@ -20,6 +20,7 @@ from nanomdm.metrics.certificates import CertificateMetrics
 from nanomdm.metrics.devices import DeviceMetrics
 from nanomdm.metrics.http import HTTPMetrics
 from nanomdm.metrics.pushes import PushMetrics
+from nanomdm.metrics.secrets import SecretsMetrics
 from nanomdm.metrics.storage import StorageMetrics
 from nanomdm.metrics.webhook import WebhookMetrics
 
@@ -56,6 +57,7 @@ class Metrics:
         self.webhook = WebhookMetrics(registry)
         self.storage = StorageMetrics(registry)
         self.certificates = CertificateMetrics(registry)
+        self.secrets = SecretsMetrics(registry)
         self.ready = Gauge(
             "nanomdm_ready",
             "1 if the server could serve at the last scrape or probe, 0 if not",

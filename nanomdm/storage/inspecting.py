@@ -17,9 +17,11 @@ from nanomdm.interfaces import (
     Page,
     QueueSummary,
     ResultFilter,
+    SecretsCursor,
+    SecretsPage,
     StoredCommand,
 )
-from nanomdm.storage import inspection, listing, queues, removal, results, tokens
+from nanomdm.storage import inspection, listing, queues, removal, results, rewriting, tokens
 from nanomdm.storage.database import Database
 
 
@@ -63,6 +65,9 @@ class InspectingStorage:
 
     def unlock_token(self, device_id: str) -> Deferred[bytes | None]:
         return self._look(tokens.fetch_unlock, device_id)
+
+    def encrypted(self, cursor: SecretsCursor | None) -> Deferred[SecretsPage]:
+        return self._look(rewriting.count_pages, cursor)
 
     def disable_enrollment(self, enrollment_id: str) -> Deferred[None]:
         return self._database.write(removal.disable, enrollment_id)

@@ -286,6 +286,7 @@ class MirroredStorage:
         self.list_results = first.list_results
         self.result = first.result
         self.unlock_token = first.unlock_token
+        self.encrypted = first.encrypted
 
     def start(self) -> None:
         for storage in self._all():

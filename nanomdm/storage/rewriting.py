@@ -13,12 +13,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from attrs import define, field, frozen
 
 from nanomdm.crypto.vault import Vault
 from nanomdm.errors import MessageError, SecretUnreadable
+from nanomdm.interfaces import SecretsCursor, SecretsPage
 from nanomdm.mdm.cutting import without_member
 from nanomdm.mdm.migration import with_unlock_token
 from nanomdm.mdm.plist import parse
@@ -71,13 +73,13 @@ class _Table:
     columns: tuple[SecretColumn[Any], ...]
     topics: tuple[str, ...] = ()
 
-    @property
-    def look(self) -> str:
+    def look(self, messages: bool) -> str:
         """
-        SQL for the heads of a page.
+        @param messages: look into those of devices too, which takes longer.
+        @return: SQL for the heads of a page.
         """
         heads = [f"SUBSTR({one.column}, 1, {HEAD})" for one in self.columns]
-        if UNLOCK_TOKEN in self.columns:
+        if messages:
             heads.append("CASE WHEN token_update LIKE ? THEN 1 ELSE 0 END")
         topics = f" AND topic IN ({marks(len(self.topics))})" if self.topics else ""
         return (
@@ -153,13 +155,46 @@ def count_secrets(transaction: Transaction) -> Counter[tuple[str, str]]:
 
 def _pages(transaction: Transaction, table: _Table) -> Iterator[list[_Seen]]:
     after: str | int = table.start
-    like = (_IN_MESSAGE,) if UNLOCK_TOKEN in table.columns else ()
+    messages = UNLOCK_TOKEN in table.columns
     while True:
-        found = transaction.rows(table.look, (*like, after, *table.topics))
+        found = _page(transaction, table, after, messages)
         yield [_Seen.of(table, one) for one in found]
         if len(found) < PAGE:
             return
         after = found[-1][0]
+
+
+def _page(
+    transaction: Transaction, table: _Table, after: str | int, messages: bool = False
+) -> list[Any]:
+    like = (_IN_MESSAGE,) if messages else ()
+    return transaction.rows(table.look(messages), (*like, after, *table.topics))
+
+
+def count_pages(
+    transaction: Transaction, cursors: Sequence[SecretsCursor | None]
+) -> list[SecretsPage]:
+    """
+    Count what is encrypted in a page of a table; see L{IInspectionStore.encrypted}.
+    """
+    return [_counted(transaction, cursor or (0, _TABLES[0].start)) for cursor in cursors]
+
+
+def _counted(transaction: Transaction, cursor: SecretsCursor) -> SecretsPage:
+    number, after = cursor
+    found = _page(transaction, _TABLES[number], after)
+    keys = Counter(
+        key
+        for seen in map(partial(_Seen.of, _TABLES[number]), found)
+        for column, head in seen.values.items()
+        if (key := column.key_id(head)) is not None
+    )
+    if len(found) == PAGE:
+        return SecretsPage(keys, (number, found[-1][0]))
+    following = number + 1
+    if following == len(_TABLES):
+        return SecretsPage(keys, None)
+    return SecretsPage(keys, (following, _TABLES[following].start))
 
 
 @define

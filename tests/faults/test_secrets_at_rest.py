@@ -148,12 +148,16 @@ class AtRestTests(ProcessCase):
         self.assertEqual((status, errors), (0, b""), output)
         return output.decode()
 
-    async def change_keys(self, daemon: DaemonProcess, *keys: str) -> None:
+    async def change_keys(
+        self, daemon: DaemonProcess, *keys: str, line: str = 'msg="secret keys read again"'
+    ) -> None:
         """
         Have a running server use other keys.
+
+        @param line: what it is to log then.
         """
         self.keys.write_text("\n".join(keys))
-        await self.hang_up(daemon, b'msg="secret keys read again"')
+        await self.hang_up(daemon, line.encode())
 
     async def hang_up(self, daemon: DaemonProcess, line: bytes) -> None:
         written = daemon.written(line)
@@ -190,6 +194,16 @@ class AtRestTests(ProcessCase):
         await self.end(daemon)
         daemon = await self.serve()
         await self.assertAllThere()
+        await self.end(daemon)
+
+    async def test_keyTakenOut(self) -> None:
+        """
+        A server whose file lacks a key that is in use says so by itself.
+        """
+        self.keys.write_text(ONE)
+        daemon = await self.serve_filled()
+        line = f'msg="secrets can not be decrypted" key={ID_ONE} count=5 do="put the key back into'
+        await self.change_keys(daemon, TWO, line=line)
         await self.end(daemon)
 
     async def test_withoutTheKey(self) -> None:

@@ -20,15 +20,17 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs
 
+from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
 from nanomdm.metrics import registry
 from nanomdm.sim.signing import sign_like_device
 from nanomdm.storage.settings import StorageSettings
 from tests import samples
-from tests.http.case import RESULT, Answer, ServerCase, device
+from tests.http.case import RESULT, Answer, ServerCase, ca, device
 from tests.http.test_site import Collecting
 from tests.http.tls_case import server
 from tests.metrics.text import Scrape
 from tests.process import DaemonProcess
+from tests.samples import TOPIC
 from tests.servers import shared, unavailable
 from tests.tcpproxy import Proxy
 from tests.test_daemon import DaemonCase
@@ -185,6 +187,22 @@ class OpenTests(MetricsCase):
         self.assertEqual(set(ends), {"ca", "intermediate", "tls"})
         end = server(1).certificate.not_valid_after_utc.timestamp()
         self.assertEqual((ends["tls"], ends["intermediate"]), (end, end))
+
+    async def test_pushKeyUnreadable(self) -> None:
+        """
+        When the certificate ends can be told all the same.
+        """
+        self.serve(secret_keys=parse_secret_keys(new_key()))
+        push = ca().issue_push(TOPIC)
+        await self.storage.store_push_certificate(TOPIC, push.pem.decode(), push.key_pem.decode())
+        await self.query("UPDATE push_certs SET key_pem = REPLACE(key_pem, ':v1:', ':v2:')")
+        [listed] = await self.storage.push_certificates()
+        self.assertIn("in a form that is not known", listed.key_problem)
+        seen, name = await self.scrape(), "nanomdm_certificate_expiry_timestamp_seconds"
+        while seen.value("nanomdm_storage_numbers_age_seconds", of="push_certificates") > 1e9:
+            seen = await self.scrape()
+        end = push.certificate.not_valid_after_utc.timestamp()
+        self.assertEqual(seen.value(name, kind="push", name=TOPIC), end)
 
     async def test_ownLimits(self) -> None:
         """

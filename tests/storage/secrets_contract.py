@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections import Counter
 from typing import Any
 
 from twisted.internet.defer import gatherResults
@@ -15,6 +16,7 @@ from nanomdm.errors import SecretUnreadable
 from nanomdm.interfaces import QueuedEvent
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.plist import parse
+from nanomdm.storage import rewriting
 from tests import samples
 from tests.storage.secrets_case import (
     BOOTSTRAP,
@@ -174,6 +176,36 @@ class SecretsContract(SecretsCase):
         failed = self.assertFailure(calls.pop(1), SecretUnreadable)
         self.assertEqual(await gatherResults(calls), [BOOTSTRAP, BOOTSTRAP, None])
         await failed
+
+    # which keys are needed
+
+    async def encrypted(self) -> dict[str, int]:
+        """
+        @return: how many secrets need which key, by all pages.
+        """
+        keys: Counter[str] = Counter()
+        page = await self.storage.encrypted(None)
+        keys.update(page.keys)
+        while page.cursor is not None:
+            page = await self.storage.encrypted(page.cursor)
+            self.assertLessEqual(sum(page.keys.values()), 4)
+            keys.update(page.keys)
+        return dict(keys)
+
+    async def test_encrypted(self) -> None:
+        """
+        Whoever asks, in pages that end anywhere, and nothing that is not encrypted.
+        """
+        self.patch(rewriting, "PAGE", 2)
+        self.assertEqual(await self.encrypted(), {})
+        await self.fill(self.open(), "D0")
+        self.assertEqual(await self.encrypted(), {})
+        await self.fill(self.storage, "D1", "D2")
+        self.assertEqual(await self.encrypted(), {ID_ONE: 9})
+        await self.fill(self.open(TWO), "D3")
+        self.assertEqual(await self.encrypted(), {ID_ONE: 8, ID_TWO: 5})
+        await self.change("UPDATE push_certs SET key_pem = REPLACE(key_pem, 'v1', 'v2')")
+        self.assertEqual(await self.encrypted(), {ID_ONE: 8, ID_TWO: 4, "unknown": 1})
 
     # events
 

@@ -43,7 +43,7 @@ _ALONE = (
     *("record_event", "claim_events", "event_delivered", "event_postponed", "event_failed"),
     *("release_events", "event_backlog", "failed_events", "retry_events"),
     *("ping", "queue_summary", "list_enrollments", "enrollment", "list_queue", "command"),
-    *("list_targets", "list_results", "result", "unlock_token"),
+    *("list_targets", "list_results", "result", "unlock_token", "encrypted"),
 )
 #: Those that write and take an event.
 _TELLING = (
