@@ -5,6 +5,7 @@ C{nanomdmctl doctor}: looks whether everything is as the server needs it.
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ from nanomdm.ctl.checks.machine import (
     check_limits,
 )
 from nanomdm.ctl.checks.network import check_apns, check_others, check_webhook
+from nanomdm.ctl.checks.secrets import REWRITE
 from nanomdm.ctl.checks.server import check_server
 from nanomdm.ctl.options import client_to, json_option
 from nanomdm.ctl.profile import Profile, profile_path, read_profile
@@ -175,17 +177,28 @@ def _configuration(
     except ConfigError as error:
         return [*findings, fail("configuration", str(error), "The server does not start.")], []
     findings.append(ok("configuration", "the server understands it"))
-    return findings, list(_checks(settings, config))
+    return findings, list(_checks(settings, config, _rewrite(config, options)))
 
 
-def _checks(settings: Settings, config: Path | None) -> Iterator[Check]:
+def _rewrite(config: Path | None, options: dict[str, Any]) -> str:
+    """
+    @return: a command that works as it stands, unless flags said what it needs.
+    """
+    command = REWRITE if config is None else f"{REWRITE} --config {shlex.quote(str(config))}"
+    names = ("storage", "storage-dsn", "secret-key-file", "secret-keys")
+    given = [f"--{name}" for name, _ in _flags(options) if name in names]
+    # What flags say may be a secret.
+    return f"{command}, with the same {', '.join(dict.fromkeys(given))}" if given else command
+
+
+def _checks(settings: Settings, config: Path | None, rewrite: str) -> Iterator[Check]:
     yield Check("ca", partial(check_authorities, settings))
     yield Check("trust", partial(check_other_trust, settings))
     yield Check("tls", partial(check_tls, settings))
     webhook = settings.webhook_url is not None
     vault = _vault(settings)
     for storage in settings.storages:
-        yield Check("storage", partial(check_storage, storage, webhook, vault))
+        yield Check("storage", partial(check_storage, storage, webhook, vault, rewrite))
     yield Check("apns", partial(check_apns, settings))
     yield Check("webhook", partial(check_webhook, settings))
     yield Check("others", partial(check_others, settings))

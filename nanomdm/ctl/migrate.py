@@ -19,9 +19,9 @@ import click
 from attrs import frozen
 
 from nanomdm.ctl.connection import parse_url
-from nanomdm.ctl.database import connect_to_read, failures, settings_of, storage_options
+from nanomdm.ctl.database import connect_to_read, failures
 from nanomdm.ctl.progress import Progress
-from nanomdm.ctl.secretkeys import secret_key_options, vault_of
+from nanomdm.ctl.secretkeys import ServerData, server_data_options
 from nanomdm.ctl.sender import Refused, Sender, Unusable
 from nanomdm.errors import MessageError
 from nanomdm.mdm.migration import EnrolledDevice, parcels
@@ -60,8 +60,7 @@ class _Outcome:
 
 
 @click.command()
-@storage_options
-@secret_key_options
+@server_data_options
 @click.option(
     "--url",
     required=True,
@@ -100,10 +99,7 @@ class _Outcome:
 @click.pass_context
 def migrate(
     context: click.Context,
-    storage: str,
-    storage_dsn: str | None,
-    secret_key_file: Path | None,
-    secret_keys: str | None,
+    data: ServerData,
     url: SplitResult,
     key: str,
     ca: str | None,
@@ -126,13 +122,13 @@ def migrate(
         raise click.UsageError("--key: must not be empty")
     with failures("--ca"):
         trust = ssl.create_default_context(cafile=ca)
-    vault = vault_of(secret_key_file, secret_keys)
+    source = data.storage
     with failures("--storage-dsn"):
-        source = settings_of(storage, storage_dsn)
         connection = connect_to_read(source)
     with closing(connection):
         with failures("--storage-dsn"):
-            roster = Roster(connection, engine_of(source, source.dsn).dialect, disabled, vault)
+            dialect = engine_of(source, source.dsn).dialect
+            roster = Roster(connection, dialect, disabled, data.vault)
         progress = Progress(state, source.shown, url.geturl())
         with failures("--state"):
             progress.load()

@@ -5,19 +5,17 @@ C{nanomdmctl secrets}: the keys that encrypt what is secret in databases.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import click
 
 from nanomdm.crypto.secretkeys import new_key, parse_secret_keys
 from nanomdm.crypto.vault import Vault
-from nanomdm.ctl.database import failures, open_source, settings_of, storage_options
+from nanomdm.ctl.database import failures, open_source
 from nanomdm.ctl.options import json_option
-from nanomdm.ctl.secretkeys import secret_key_options, vault_of
+from nanomdm.ctl.secretkeys import ServerData, server_data_options
 from nanomdm.ctl.show import Column, Item, print_json, print_list, say
 from nanomdm.storage.factory import engine_of
 from nanomdm.storage.rewriting import MESSAGES, PLAIN, Rewriter, count_secrets
@@ -64,39 +62,24 @@ def key(as_json: bool) -> None:
 
 
 @secrets.command()
-@storage_options
-@secret_key_options
+@server_data_options
 @json_option
-def status(
-    storage: str,
-    storage_dsn: str | None,
-    secret_key_file: Path | None,
-    secret_keys: str | None,
-    as_json: bool,
-) -> None:
+def status(data: ServerData, as_json: bool) -> None:
     """
     Count the secrets in a database by the keys that they are encrypted with.
 
     What is as the first of the keys says is "current", what another one can decrypt
     is "old"; "missing" is what none of them can. Nothing is changed.
     """
-    vault = vault_of(secret_key_file, secret_keys)
     with failures("--storage-dsn"):
-        counts = _counts(settings_of(storage, storage_dsn))
-    print_list(_COLUMNS, _items(counts, vault), "There are no secrets.", as_json)
+        items = _items(data)
+    print_list(_COLUMNS, items, "There are no secrets.", as_json)
 
 
 @secrets.command()
-@storage_options
-@secret_key_options
+@server_data_options
 @click.pass_context
-def rewrite(
-    context: click.Context,
-    storage: str,
-    storage_dsn: str | None,
-    secret_key_file: Path | None,
-    secret_keys: str | None,
-) -> None:
+def rewrite(context: click.Context, data: ServerData) -> None:
     """
     Encrypt all secrets in a database with the first of the keys.
 
@@ -106,20 +89,18 @@ def rewrite(
 
     The exit status is 1 if something remains.
     """
-    vault = vault_of(secret_key_file, secret_keys)
-    if vault.is_empty:
+    if data.vault.is_empty:
         raise click.UsageError("--secret-key-file: missing; it says with which key")
     with failures("--storage-dsn"):
-        target = settings_of(storage, storage_dsn)
         # It is to have all tables.
-        open_source(target).close()
-        engine = engine_of(target, target.dsn)
+        open_source(data.storage).close()
+        engine = engine_of(data.storage, data.storage.dsn)
         connection = engine.connect()
     with closing(connection), failures("stopped"):
-        rewriter = Rewriter(engine, connection, vault)
+        rewriter = Rewriter(engine, connection, data.vault)
         rewriter.run(_Ticker())
     with failures("--storage-dsn"):
-        items = list(_items(_counts(target), vault))
+        items = _items(data)
     click.echo(f"{rewriter.changed} rows were rewritten.")
     for item in items:
         click.echo(f"{item['what']}: {item['count']} {item['state']} ({item['key']})")
@@ -158,10 +139,15 @@ def _counts(settings: StorageSettings) -> Counter[tuple[str, str]]:
         return count_secrets(Transaction(connection.cursor(), engine.dialect))
 
 
-def _items(counts: Counter[tuple[str, str]], vault: Vault) -> Iterator[Item]:
-    for (what, key), count in sorted(counts.items()):
-        if what != MESSAGES or vault.current is not None:
-            yield {"what": what, "key": key, "count": count, "state": _state(key, vault)}
+def _items(data: ServerData) -> list[Item]:
+    """
+    @raise ConfigError: the database lacks something.
+    """
+    return [
+        {"what": what, "key": key, "count": count, "state": _state(key, data.vault)}
+        for (what, key), count in sorted(_counts(data.storage).items())
+        if what != MESSAGES or data.vault.current is not None
+    ]
 
 
 def _state(key: str, vault: Vault) -> str:

@@ -5,6 +5,7 @@ Tests for C{nanomdmctl secrets}, and of what other commands do with what is encr
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests import samples
 from tests.ctl.case import CtlCase
 from tests.http.case import KEY
 
+REWRITE = ("secrets", "rewrite")
 ONE, TWO = new_key(), new_key()
 [ID_ONE], [ID_TWO] = (parse_secret_keys(key).keys for key in (ONE, TWO))
 
@@ -171,6 +173,100 @@ class RewriteTests(SecretsCase):
         await self.fill()
         line = await self.refused("secrets", "rewrite", code=2, NANOMDM_SECRET_KEY_FILE=None)
         self.assertIn("--secret-key-file: missing", line)
+
+
+class ConfigTests(SecretsCase):
+    """
+    The server's own configuration says where everything is.
+    """
+
+    def settings(self) -> dict[str, str]:
+        return {}
+
+    def configure(self, *lines: str) -> str:
+        """
+        @return: the path of a configuration file.
+        """
+        path = self.home / "nanomdm.conf"
+        lines = ("[nanomdm]", "disable-mdm = 1", f"api = {KEY}", *lines)
+        path.write_text("\n".join(lines))
+        return str(path)
+
+    def configure_database(self) -> str:
+        return self.configure(
+            f"storage-dsn = {self.database}", f"secret-key-file = {self.keys}", "listen = :1"
+        )
+
+    async def test_rewrite(self) -> None:
+        await self.fill(None)
+        config = self.configure_database()
+        printed = await self.printed("secrets", "rewrite", "--config", config)
+        self.assertIn("2 rows were rewritten.\n", printed)
+        await self.assertWhole(self.database, ONE)
+        listed = await self.printed("secrets", "status", NANOMDM_CONFIG=config)
+        self.assertEqual(listed.count("current"), 3)
+
+    async def test_theAdvice(self) -> None:
+        """
+        What C{doctor} says works as it is printed.
+        """
+        await self.fill(None)
+        config = self.configure_database()
+        found = json.loads((await self.ctl("doctor", "--config", config, "--json")).stdout)
+        [advice] = [one["advice"] for one in found["findings"] if one["check"] == "secrets"]
+        name, *arguments = shlex.split(advice)
+        self.assertEqual((name, arguments), ("nanomdmctl", [*REWRITE, "--config", config]))
+        await self.printed(*arguments)
+        await self.assertWhole(self.database, ONE)
+
+    async def test_adviceAfterFlags(self) -> None:
+        """
+        They are named, but may hold what nobody is to see.
+        """
+        await self.fill(None)
+        flags = ("--storage-dsn", str(self.database), "--secret-keys", ONE)
+        result = await self.ctl("doctor", "--disable-mdm", "--api", KEY, *flags)
+        self.assertIn(
+            "secrets rewrite, with the same --storage-dsn, --secret-keys\n", result.stdout
+        )
+        self.assertNotIn(ONE, result.stdout)
+
+    async def test_otherThanTheFile(self) -> None:
+        """
+        Flags and the environment count more.
+        """
+        await self.fill(None)
+        nowhere = str(self.home / "nowhere" / "db")
+        config = self.configure(f"storage-dsn = {nowhere}", f"secret-key-file = {self.keys}")
+        other = self.home / "other"
+        other.write_text(TWO)
+        await self.printed(
+            *("secrets", "rewrite", "--config", config, "--secret-key-file", str(other)),
+            NANOMDM_STORAGE_DSN=str(self.database),
+        )
+        await self.assertWhole(self.database, TWO)
+
+    async def test_refused(self) -> None:
+        """
+        In the words of the server.
+        """
+        for lines, text in (
+            (("storage = inmem",), "what is in memory only the server can see"),
+            (("storge = sqlite",), "storge: no such option"),
+            ((f"secret-key-file = {self.home}/none",), "can not be read"),
+        ):
+            config = self.configure(*lines)
+            for command in ("status", "rewrite"):
+                line = await self.refused("secrets", command, "--config", config)
+                self.assertIn(text, line)
+
+    async def test_default(self) -> None:
+        """
+        As the server, the file in the current directory.
+        """
+        keys = ("--secret-keys", ONE)
+        line = await self.refused("secrets", "status", *keys)
+        self.assertIn("unable to open database file", line)
 
 
 class OtherCommandTests(SecretsCase):

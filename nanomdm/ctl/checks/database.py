@@ -10,13 +10,14 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from nanomdm.crypto.pushcert import parse_stored_certificate
 from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.checks.finding import Finding, Findings, fail, ok, validity, warn
-from nanomdm.ctl.checks.secrets import check_secrets
+from nanomdm.ctl.checks.secrets import REWRITE, check_secrets
 from nanomdm.ctl.database import connect_to_read
 from nanomdm.errors import ConfigError, MessageError, SecretUnreadable
 from nanomdm.storage.engine import Engine
@@ -49,12 +50,15 @@ _PUSH_CERTIFICATES: Final = "SELECT topic, cert_pem, key_pem FROM push_certs ORD
 _TOPICS: Final = "SELECT DISTINCT topic FROM enrollments WHERE enabled ORDER BY topic"
 
 
-def check_storage(storage: StorageSettings, webhook: bool, vault: Vault | None = None) -> Findings:
+def check_storage(
+    storage: StorageSettings, webhook: bool, vault: Vault | None = None, rewrite: str = REWRITE
+) -> Findings:
     """
     Look at one storage.
 
     @param webhook: whether there is a webhook.
     @param vault: the server's.
+    @param rewrite: see L{check_secrets}.
     """
     if storage.kind == "inmem":
         yield warn("storage", "everything is lost when the server ends", "Only for trials.")
@@ -74,7 +78,9 @@ def check_storage(storage: StorageSettings, webhook: bool, vault: Vault | None =
         yield fail("storage", f"{storage.shown}: {reason(error)}", "Is --storage-dsn right?")
         return
     with closing(connection):
-        yield from _look_at(storage, engine, connection, webhook, vault or Vault())
+        held = vault or Vault()
+        secrets = partial(check_secrets, engine, connection, held, rewrite)
+        yield from _look_at(storage, engine, connection, webhook, held, secrets)
 
 
 def _connect(storage: StorageSettings) -> Any:
@@ -97,7 +103,12 @@ def _missing_file(path: Path) -> Finding:
 
 
 def _look_at(
-    storage: StorageSettings, engine: Engine, connection: Any, webhook: bool, vault: Vault
+    storage: StorageSettings,
+    engine: Engine,
+    connection: Any,
+    webhook: bool,
+    vault: Vault,
+    secrets: Callable[[], Findings],
 ) -> Findings:
     yield ok("storage", f"{storage.kind} {storage.shown} can be reached")
     try:
@@ -117,7 +128,7 @@ def _look_at(
         ("writable", lambda: _writable(storage, connection)),
         ("clock", lambda: _clock(engine, connection)),
         ("push certificates", lambda: _push_certificates(connection, vault)),
-        ("secrets", lambda: check_secrets(engine, connection, vault)),
+        ("secrets", secrets),
         ("webhook", lambda: _backlog(engine, connection, webhook)),
     ):
         yield from _guarded(check, look)

@@ -14,12 +14,14 @@ from nanomdm.storage.engine import Engine
 from nanomdm.storage.rewriting import MESSAGES, PLAIN, count_secrets
 from nanomdm.storage.transaction import Transaction
 
-_REWRITE: Final = "nanomdmctl secrets rewrite"
+#: What brings all secrets to the key that encrypts.
+REWRITE: Final = "nanomdmctl secrets rewrite"
 
 
-def check_secrets(engine: Engine, connection: Any, vault: Vault) -> Findings:
+def check_secrets(engine: Engine, connection: Any, vault: Vault, rewrite: str) -> Findings:
     """
     @param vault: the server's.
+    @param rewrite: L{REWRITE}, with the options that it needs here.
     """
     with closing(connection.cursor()) as cursor:
         counts = count_secrets(Transaction(cursor, engine.dialect))
@@ -34,7 +36,7 @@ def check_secrets(engine: Engine, connection: Any, vault: Vault) -> Findings:
             yield fail("secrets", text, "Put it into --secret-key-file: devices get errors.")
         elif key != wanted:
             how = "not encrypted" if key == PLAIN else f"encrypted with the old key {key}"
-            yield warn("secrets", f"{count} are {how}", _REWRITE)
+            yield warn("secrets", f"{count} are {how}", rewrite)
     if not keys.keys() - {wanted}:
         encrypted = f"all {keys[wanted]} are encrypted with key {wanted}"
         yield ok("secrets", "nothing is encrypted" if wanted == PLAIN else encrypted)
