@@ -156,3 +156,15 @@ class SecretUnreadable(NanoMDMError):
     A secret in the database can not be decrypted.  It is not lost: with the key that the
     text names it can be.
     """
+
+
+class PushKeyUnreadable(SecretUnreadable):
+    """
+    The key of a push certificate can not be decrypted.
+
+    @ivar certificate_pem: the certificate, which is not encrypted.
+    """
+
+    def __init__(self, message: str, certificate_pem: str) -> None:
+        super().__init__(message)
+        self.certificate_pem = certificate_pem

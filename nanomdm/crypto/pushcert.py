@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -71,13 +72,6 @@ class PushCertificate:
     certificate_pem: str = field(repr=False)
     key_pem: str = field(repr=False)
 
-    def days_left(self, now: datetime) -> int:
-        """
-        @param now: a time with its zone.
-        @return: whole days until L{not_after}; negative from then on.
-        """
-        return (self.not_after - now).days
-
 
 def utc_text(moment: datetime) -> str:
     """
@@ -125,6 +119,23 @@ def parse_stored_certificate(topic: str, certificate_pem: str, key_pem: str) -> 
     if certificate.topic != topic:
         raise MessageError(f"it is for topic {certificate.topic}")
     return certificate
+
+
+def end_without_key(topic: str, certificate_pem: str) -> datetime:
+    """
+    @param certificate_pem: what a storage has as a topic's certificate, when its key can
+        not be had.
+    @return: the end of its validity, in UTC.
+    @raise MessageError: none of the certificates in there is for this topic.
+    """
+    pem = certificate_pem.encode()
+    _check_size(len(pem))
+    for one in _certificates([body for label, body in _blocks(pem) if label in _CERTIFICATES]):
+        # Intermediates have no topic.
+        with suppress(MessageError):
+            if _topic(one) == topic:
+                return _end(one)
+    raise MessageError("there is no certificate for this topic")
 
 
 def _check_size(size: int) -> None:

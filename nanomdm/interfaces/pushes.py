@@ -106,7 +106,7 @@ class IPushStore(Interface):
     def push_certificate(topic: str) -> Deferred[StoredPushCertificate | None]:
         """
         @return: a topic's certificate, or L{None}.
-        @raise SecretUnreadable: there is one, and its key can not be decrypted.
+        @raise PushKeyUnreadable: there is one, and its key can not be decrypted.
         """
 
     def push_certificates() -> Deferred[list[ListedPushCertificate]]:

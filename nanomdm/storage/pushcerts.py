@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from nanomdm.errors import SecretUnreadable
+from nanomdm.errors import PushKeyUnreadable, SecretUnreadable
 from nanomdm.interfaces import ListedPushCertificate, StoredPushCertificate
 from nanomdm.storage.secrets import PUSH_KEY
 from nanomdm.storage.transaction import Transaction
@@ -39,7 +39,7 @@ def store(transaction: Transaction, calls: Sequence[tuple[str, str, str]]) -> li
 
 def fetch(
     transaction: Transaction, topics: Sequence[str]
-) -> list[StoredPushCertificate | SecretUnreadable | None]:
+) -> list[StoredPushCertificate | PushKeyUnreadable | None]:
     """
     @return: the certificate of each topic, or L{None}, or why its key can not be told.
     """
@@ -50,11 +50,11 @@ def fetch(
 
 def _stored(
     transaction: Transaction, topic: str, certificate: str, key: str, stale_token: int
-) -> StoredPushCertificate | SecretUnreadable:
+) -> StoredPushCertificate | PushKeyUnreadable:
     try:
         opened = PUSH_KEY.open(transaction.vault, key, topic)
     except SecretUnreadable as error:
-        return error
+        return PushKeyUnreadable(str(error), certificate)
     return StoredPushCertificate(topic, certificate, opened, stale_token)
 
 

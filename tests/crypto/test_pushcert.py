@@ -176,19 +176,6 @@ class PushCertificateTests(SynchronousTestCase):
         expired = certificate(TOPIC, not_after=end).public_bytes(Encoding.PEM)
         self.assertEqual(parse_push_certificate(expired + key_pem()).not_after, end)
 
-    def test_daysLeft(self) -> None:
-        read = self.assertRead(cert_pem() + key_pem())
-        for before, days in (
-            (timedelta(days=30), 30),
-            (timedelta(days=30, seconds=-1), 29),
-            (timedelta(days=1), 1),
-            (timedelta(seconds=1), 0),
-            (timedelta(), 0),
-            (timedelta(seconds=-1), -1),
-            (timedelta(days=-2), -2),
-        ):
-            self.assertEqual(read.days_left(END - before), days)
-
     def test_secrets(self) -> None:
         read = self.assertRead(cert_pem() + key_pem())
         self.assertIn(TOPIC, repr(read))

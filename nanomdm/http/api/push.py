@@ -12,12 +12,12 @@ from twisted.logger import Logger
 
 from nanomdm.crypto.pushcert import (
     WARNING_DAYS,
-    PushCertificate,
+    end_without_key,
     parse_push_certificate,
     parse_stored_certificate,
     utc_text,
 )
-from nanomdm.errors import MessageError
+from nanomdm.errors import MessageError, PushKeyUnreadable
 from nanomdm.http.api.guard import GuardedEndpoint, decode, flag
 from nanomdm.http.api.keys import APIKeys, Role
 from nanomdm.http.api.many import EnrollmentsEndpoint
@@ -59,7 +59,8 @@ class PushCertEndpoint(GuardedEndpoint):
 
     Both tell its C{topic} and C{not_after} and, unlike NanoMDM, within
     L{WARNING_DAYS} of the end also C{expires_in_days}, which is negative once the
-    certificate has expired.  An unknown topic is 404, where NanoMDM says 500.
+    certificate has expired.  An unknown topic is 404, where NanoMDM says 500.  When only
+    the key can not be decrypted, C{key_error} says why.
 
     @param store: where push certificates are.
     @param offloader: reads what is large.
@@ -95,7 +96,7 @@ class PushCertEndpoint(GuardedEndpoint):
         await self._store.store_push_certificate(
             certificate.topic, certificate.certificate_pem, certificate.key_pem
         )
-        answer = self._describe(certificate)
+        answer = self._describe(certificate.topic, certificate.not_after)
         self._log.info("push certificate stored", **answer)
         return json_response(200, answer)
 
@@ -103,26 +104,37 @@ class PushCertEndpoint(GuardedEndpoint):
         topic = decode(request.args.get(b"topic", [b""])[0], "topic")
         if not topic:
             raise MessageError("no topic in the query")
-        stored = await self._store.push_certificate(topic)
-        if stored is None:
-            return self.error(request, 404, "there is no push certificate for this topic")
         try:
-            pems = (stored.certificate_pem, stored.key_pem)
-            size = sum(map(len, pems))
-            certificate = await self._offloader.run(size, parse_stored_certificate, topic, *pems)
+            answer = await self._stored(topic)
         except MessageError as error:
             # Something else has put it there.
             return self.error(
                 request, 500, f"the push certificate for {topic} is unusable: {error}"
             )
-        return json_response(200, self._describe(certificate))
+        if answer is None:
+            return self.error(request, 404, "there is no push certificate for this topic")
+        return json_response(200, answer)
 
-    def _describe(self, certificate: PushCertificate) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "topic": certificate.topic,
-            "not_after": utc_text(certificate.not_after),
-        }
-        days = certificate.days_left(self._now())
+    async def _stored(self, topic: str) -> dict[str, Any] | None:
+        """
+        @raise MessageError: what is stored can not be used.
+        """
+        try:
+            stored = await self._store.push_certificate(topic)
+        except PushKeyUnreadable as error:
+            pem = error.certificate_pem
+            end = await self._offloader.run(len(pem), end_without_key, topic, pem)
+            return {**self._describe(topic, end), "key_error": str(error)}
+        if stored is None:
+            return None
+        pems = (stored.certificate_pem, stored.key_pem)
+        size = sum(map(len, pems))
+        certificate = await self._offloader.run(size, parse_stored_certificate, topic, *pems)
+        return self._describe(topic, certificate.not_after)
+
+    def _describe(self, topic: str, not_after: datetime) -> dict[str, Any]:
+        answer: dict[str, Any] = {"topic": topic, "not_after": utc_text(not_after)}
+        days = (not_after - self._now()).days
         if days < WARNING_DAYS:
             answer["expires_in_days"] = days
         return answer

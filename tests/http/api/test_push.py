@@ -13,7 +13,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.python.threadable import isInIOThread
 
-from nanomdm.errors import NanoMDMError, Overloaded, StorageUnavailable, TooLarge
+from nanomdm.errors import (
+    NanoMDMError,
+    Overloaded,
+    PushKeyUnreadable,
+    StorageUnavailable,
+    TooLarge,
+)
 from nanomdm.http.api import many
 from nanomdm.http.api.keys import APIKeys
 from nanomdm.http.api.push import PushCertEndpoint, PushEndpoint
@@ -269,6 +275,24 @@ class PushCertTests(APICase):
             self.assertEqual((answer.code, list(answer.json)), (400, ["error"]))
             self.assertIn(reason, answer.json["error"])
         self.assertEqual(self.store.certificates, {})
+
+    async def test_keyUnreadable(self) -> None:
+        """
+        The certificate is told of all the same, whatever stands before it.
+        """
+        told = {"topic": TOPIC, "not_after": "2027-01-07T04:04:46Z", "key_error": "no key 1a"}
+        issued, other = (identity(topic, END).pem.decode() for topic in (TOPIC, OTHER))
+        for certificate in (issued, other + issued, ca().pem.decode() + issued):
+            self.store.error = PushKeyUnreadable("no key 1a", certificate)
+            answer = await self.look()
+            self.assertEqual((answer.code, answer.json), (200, told))
+        self.now = END - timedelta(days=3)
+        self.assertEqual((await self.look()).json, {**told, "expires_in_days": 3})
+        for certificate in ("", other, "ü", ca().pem.decode()):
+            self.store.error = PushKeyUnreadable("no key 1a", certificate)
+            answer = await self.look()
+            self.assertEqual((answer.code, list(answer.json)), (500, ["error"]))
+            self.assertIn(f"the push certificate for {TOPIC} is unusable: ", answer.json["error"])
 
     async def test_topicsThatAreNot(self) -> None:
         await self.put(pem())
