@@ -89,7 +89,7 @@ def failures(prefix: str) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except (ConfigError, MessageError, StorageError) as error:
-        text = str(error).removeprefix("--storage-dsn: ")
+        text = str(error).removeprefix("--storage-dsn: ").removeprefix(f"{prefix}: ")
         raise click.ClickException(f"{prefix}: {text}") from None
     except Exception as error:
         # Each driver has errors of its own, and may be missing itself.

@@ -36,6 +36,9 @@ _SHOWN: Final = 20
 #: The state of what is as the first key says.
 _RIGHT: Final = "current"
 
+#: The state of what none of the keys decrypts.
+_MISSING: Final = "missing"
+
 
 @click.group()
 def secrets() -> None:
@@ -64,16 +67,21 @@ def key(as_json: bool) -> None:
 @secrets.command()
 @server_data_options
 @json_option
-def status(data: ServerData, as_json: bool) -> None:
+@click.pass_context
+def status(context: click.Context, data: ServerData, as_json: bool) -> None:
     """
     Count the secrets in a database by the keys that they are encrypted with.
 
     What is as the first of the keys says is "current", what another one can decrypt
     is "old"; "missing" is what none of them can. Nothing is changed.
+
+    The exit status is 1 if something is missing.
     """
     with failures("--storage-dsn"):
         items = _items(data)
     print_list(_COLUMNS, items, "There are no secrets.", as_json)
+    if any(item["state"] == _MISSING for item in items):
+        context.exit(1)
 
 
 @secrets.command()
@@ -90,7 +98,7 @@ def rewrite(context: click.Context, data: ServerData) -> None:
     The exit status is 1 if something remains.
     """
     if data.vault.is_empty:
-        raise click.UsageError("--secret-key-file: missing; it says with which key")
+        raise click.UsageError("give the keys; to decrypt, a file whose first line is plain")
     with failures("--storage-dsn"):
         # It is to have all tables.
         open_source(data.storage).close()
@@ -101,7 +109,8 @@ def rewrite(context: click.Context, data: ServerData) -> None:
         rewriter.run(_Ticker())
     with failures("--storage-dsn"):
         items = _items(data)
-    click.echo(f"{rewriter.changed} rows were rewritten.")
+    rows = "1 row was" if rewriter.changed == 1 else f"{rewriter.changed} rows were"
+    click.echo(f"{rows} rewritten.")
     for item in items:
         click.echo(f"{item['what']}: {item['count']} {item['state']} ({item['key']})")
     _complain(rewriter.problems)
@@ -155,4 +164,4 @@ def _state(key: str, vault: Vault) -> str:
         return _RIGHT
     if key == PLAIN:
         return "not encrypted"
-    return "old" if vault.has(key) else "missing"
+    return "old" if vault.has(key) else _MISSING

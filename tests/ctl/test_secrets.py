@@ -107,7 +107,10 @@ class StatusTests(SecretsCase):
         ):
             self.keys.write_text(keys)
             expected = "".join(f"{kind}\t{ID_ONE}\t1\t{state}\n" for kind in kinds)
-            self.assertEqual(await self.printed("secrets", "status"), expected)
+            for flags in ((), ("--json",)):
+                result = await self.ctl("secrets", "status", *flags)
+                self.assertEqual(result.exit_code, int(state == "missing"), result.stderr)
+                self.assertIn(f'"{state}"' if flags else expected, result.stdout)
 
     async def test_plain(self) -> None:
         """
@@ -121,9 +124,10 @@ class StatusTests(SecretsCase):
 
     async def test_refused(self) -> None:
         await self.fill()
+        gone = "Error: --secret-key-file: /nowhere: No such file or directory"
         for arguments, text in (
             (("--secret-keys", TWO), "--secret-keys excludes --secret-key-file"),
-            (("--secret-key-file", "/nowhere"), "/nowhere: No such file or directory"),
+            (("--secret-key-file", "/nowhere"), gone),
             (("--storage-dsn", "/nowhere"), "--storage-dsn: unable to open database file"),
         ):
             for command in ("status", "rewrite"):
@@ -172,7 +176,16 @@ class RewriteTests(SecretsCase):
     async def test_noKeys(self) -> None:
         await self.fill()
         line = await self.refused("secrets", "rewrite", code=2, NANOMDM_SECRET_KEY_FILE=None)
-        self.assertIn("--secret-key-file: missing", line)
+        text = "give the keys; to decrypt, a file whose first line is plain"
+        self.assertEqual(line, f"Error: {text}")
+
+    async def test_oneRow(self) -> None:
+        await self.fill()
+        self.serve_on(self.database)
+        await self.storage.store_push_certificate("com.a", "CERT", "PRIVATE")
+        await self.end()
+        printed = await self.printed("secrets", "rewrite")
+        self.assertTrue(printed.startswith("1 row was rewritten.\n"), printed)
 
 
 class ConfigTests(SecretsCase):
