@@ -25,6 +25,7 @@ from nanomdm.http.api.keys import APIKeys, read_api_keys
 from nanomdm.http.offload import Offloader
 from nanomdm.http.tls import ServerTLS, TLSEndpoint, TLSFiles
 from nanomdm.interfaces import IStorage
+from nanomdm.keyfiles import others_can_read
 from nanomdm.listen import endpoint_description
 from nanomdm.metrics.registry import Metrics
 from nanomdm.outbound import OutboundClient, open_client
@@ -194,10 +195,24 @@ def vault_of_secrets(settings: Settings, reloader: Reloader) -> Vault:
         old = ", ".join(id for id in keyring.keys if id != vault.current)
         _log.info("secret keys", encrypts=vault.current or "none", decrypt=old or "none")
 
+    def take(found: tuple[Keyring, bool]) -> None:
+        keyring, exposed = found
+        use(keyring)
+        if exposed:
+            text = "others than its owner can read --secret-key-file"
+            _log.warn(text, file=str(settings.secret_key_file), do="chmod go-rwx")
+
     if settings.secret_keys is not None:
         use(settings.secret_keys)
     if settings.secret_key_file is not None:
-        listed = Source("secret keys", partial(read_secret_keys, settings.secret_key_file), use)
+        listed = Source("secret keys", partial(_secret_keys, settings.secret_key_file), take)
         listed.take(listed.read())
         reloader.add(listed)
     return vault
+
+
+def _secret_keys(path: Path) -> tuple[Keyring, bool]:
+    """
+    @return: the keys, and whether others than the file's owner can read them.  Blocks.
+    """
+    return read_secret_keys(path), others_can_read(path)

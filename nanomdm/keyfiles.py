@@ -4,6 +4,7 @@ Files with a key in each line.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,16 @@ from nanomdm.errors import ConfigError
 
 #: Bytes of a file, at most.
 _LARGEST: Final = 1 << 20
+
+
+def others_can_read(path: Path) -> bool:
+    """
+    @return: whether a file's group or anybody can; not if that can not be told.  Blocks.
+    """
+    try:
+        return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
 
 
 def key_lines(path: Path, where: str) -> Iterator[tuple[str, str]]:

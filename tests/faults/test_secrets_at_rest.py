@@ -262,6 +262,24 @@ class AtRestTests(ProcessCase):
         await self.assertAllThere()
         await self.end(daemon)
 
+    async def test_othersCanRead(self) -> None:
+        """
+        A file that the group or anybody can read is warned of, at the start and at SIGHUP.
+        """
+        text = b'level=warn msg="others than its owner can read --secret-key-file" file='
+        self.keys.write_text(ONE)
+        self.keys.chmod(0o600)
+        daemon = await self.serve_with_file()
+        self.assertNotIn(text, daemon.output)
+        for mode, times in ((0o640, 1), (0o600, 0), (0o604, 1)):
+            self.keys.chmod(mode)
+            await self.change_keys(daemon, ONE)
+            self.assertEqual(daemon.output.count(text), times)
+        await self.end(daemon)
+        daemon = await self.serve_with_file()
+        self.assertEqual(daemon.output.count(text), 1)
+        await self.end(daemon)
+
     async def test_badFile(self) -> None:
         """
         The server does not start, and says why in a line.

@@ -43,7 +43,8 @@ def check_files(settings: Settings, config: Path | None) -> Findings:
     @param config: the configuration file, if there is one.
     """
     paths = [path for path in _secrets(settings, config) if path.exists()]
-    findings = [finding for path in paths for finding in _permissions(path)]
+    keys = settings.secret_key_file
+    findings = [finding for path in paths for finding in _permissions(path, path == keys)]
     yield from findings
     if paths and not findings:
         yield ok("files", f"nobody else can read or change {_listed(paths)}")
@@ -87,7 +88,10 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Path]:
                 yield Path(f"{storage.dsn}{suffix}")
 
 
-def _permissions(path: Path) -> Iterator[Finding]:
+def _permissions(path: Path, owner_only: bool) -> Iterator[Finding]:
+    """
+    @param owner_only: the group is not to read it either, as the server says itself.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -97,6 +101,8 @@ def _permissions(path: Path) -> Iterator[Finding]:
         yield fail("files", f"anybody can change {path}", f"chmod o-rwx {path}")
     elif mode & stat.S_IROTH:
         yield warn("files", f"anybody can read {path}", f"chmod o-rwx {path}")
+    elif owner_only and mode & stat.S_IRGRP:
+        yield warn("files", f"its group can read {path}", f"chmod g-rwx {path}")
 
 
 def _listed(paths: list[Path]) -> str:

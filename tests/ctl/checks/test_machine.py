@@ -41,6 +41,18 @@ class MachineTests(Case):
             settings = self.settings(tls_key=self.file(name="key", mode=mode))
             self.assertTold(check_files(settings, None), words)
 
+    def test_secretKeys(self) -> None:
+        """
+        They are for the server's user alone.
+        """
+        for mode, words in (
+            (0o600, "ok files: nobody else can read or change keys"),
+            (0o640, "warn files: its group can read"),
+            (0o644, "warn files: anybody can read"),
+        ):
+            settings = self.settings(secret_key_file=self.file(name="keys", mode=mode))
+            self.assertTold(check_files(settings, None), words)
+
     def test_allFiles(self) -> None:
         paths = {
             name: self.file(name=name, mode=0o644)
