@@ -38,7 +38,7 @@ class Role(IntEnum):
     What a key is good for; each role includes those before it.
     """
 
-    #: See everything but secrets.
+    #: See everything but the stored tokens and keys.
     READ = 1
     #: Queue commands, change queues, and push.
     ENQUEUE = 2

@@ -197,6 +197,19 @@ class FileOfKeysTests(ServerCase):
         self.assertEqual(await self.code("enqueue", "enqueue", "GET", "/v1/webhook/failed"), 200)
         self.assertEqual(await self.code("nanomdm", KEY, "GET", "/v1/webhook/failed"), 401)
 
+    async def test_whatIsInCommands(self) -> None:
+        """
+        The role read sees commands as they were queued, with the tokens that are in them.
+        """
+        self.serve_with("read")
+        await self.enroll()
+        clear = samples.command("C1", "ClearPasscode", UnlockToken=b"queued")
+        await self.api("PUT", "/v1/enqueue/D1?nopush=1", clear)
+        headers = {"Authorization": basic("read", "read")}
+        answer = await self.request("GET", "/v1/commands/C1", None, headers)
+        shown = answer.json["command"]["UnlockToken"]
+        self.assertEqual(shown, base64.b64encode(b"queued").decode())
+
     async def test_devices(self) -> None:
         """
         A device never hears of operators: not 401, not 403, whatever it sends.
