@@ -9,7 +9,7 @@ from typing import Final
 
 from nanomdm import __version__
 from nanomdm.errors import AlreadyAnswered, MessageError, NanoMDMError, SecretUnreadable, Unknown
-from nanomdm.http.api.keys import APIKeys, Operator, Role
+from nanomdm.http.api.keys import APIKeys, Operator, Role, Stranger
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
@@ -43,10 +43,12 @@ class GuardedEndpoint(Endpoint):
         """
         Check who asks, and how.
         """
-        operator = self._keys.operator(request)
-        if operator is None:
+        operator = self._keys.identify(request)
+        if operator.name is not None:
+            request.notes["operator"] = operator.name
+        if isinstance(operator, Stranger):
+            request.notes["error"] = operator.reason
             return _UNAUTHORIZED
-        request.notes["operator"] = operator.name
         role = self.methods.get(request.method)
         if role is None:
             allow = b", ".join(sorted(self.methods))

@@ -66,6 +66,19 @@ class Operator:
 
 
 @frozen
+class Stranger:
+    """
+    Who asks without a right key.
+
+    @ivar reason: what is wrong, for the log alone.
+    @ivar name: whose key it should have been, if there is one by this name.
+    """
+
+    reason: str
+    name: str | None = None
+
+
+@frozen
 class APIKey:
     """
     A key, as a file of keys has it.
@@ -75,6 +88,10 @@ class APIKey:
 
     operator: Operator
     digest: bytes = field(repr=False)
+
+
+_KEYLESS: Final = Stranger("no API key")
+_UNKNOWN: Final = Stranger("unknown API user")
 
 
 class APIKeys:
@@ -98,26 +115,38 @@ class APIKeys:
             admin = Operator(ADMIN_USER, Role.ADMIN)
             self._keys[ADMIN_USER] = APIKey(admin, self._admin)
 
-    def operator(self, request: Request) -> Operator | None:
+    def identify(self, request: Request) -> Operator | Stranger:
         """
-        @return: who the request proves to come from, or L{None}.  A key is compared
-            in constant time.
+        @return: who the request proves to come from.  A key is compared in constant time.
         """
-        headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
-        if len(headers) != 1 or len(headers[0]) > _LONGEST_HEADER:
-            return None
-        scheme, _, encoded = headers[0].partition(b" ")
-        if scheme.lower() != b"basic":
-            return None
-        try:
-            given = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
-            return None
-        name, colon, password = given.partition(b":")
-        key = self._keys.get(name.decode("utf-8", "replace")) if colon else None
+        given = _credentials(request)
+        if given is None:
+            return _KEYLESS
+        name, password = given
+        key = self._keys.get(name.decode("utf-8", "replace"))
         digest = _NOBODYS if key is None else key.digest
         same = hmac.compare_digest(hashlib.sha256(password).digest(), digest)
-        return key.operator if key is not None and same else None
+        if key is None:
+            return _UNKNOWN
+        return key.operator if same else Stranger("wrong API key", key.operator.name)
+
+
+def _credentials(request: Request) -> tuple[bytes, bytes] | None:
+    """
+    @return: the name and the key that a request has, if it has any.
+    """
+    headers = request.requestHeaders.getRawHeaders(b"Authorization", [])
+    if len(headers) != 1 or len(headers[0]) > _LONGEST_HEADER:
+        return None
+    scheme, _, encoded = headers[0].partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        given = base64.b64decode(encoded.strip(), validate=True)
+    except binascii.Error:
+        return None
+    name, colon, password = given.partition(b":")
+    return (name, password) if colon else None
 
 
 def read_api_keys(path: Path) -> tuple[APIKey, ...]:

@@ -146,6 +146,23 @@ class RoleTests(ScriptedCase):
                 self.assertEqual((answer.code, answer.body), (401, b"Unauthorized\n"), path)
         self.assertEqual(self.store.asked, [])
 
+    async def test_refusedInLog(self) -> None:
+        """
+        The log alone says what is wrong with a key, and has nothing of what was sent.
+        """
+        attempts = (None, basic("nobody-s3cret", "s3cret"), basic("read", "s3cret"))
+        with capturedLogs() as events:
+            for one in attempts:
+                headers = {} if one is None else {"Authorization": one}
+                answer = await self.request("GET", "/v1/enrollments/D1", None, headers)
+                self.assertEqual((answer.code, answer.body), (401, b"Unauthorized\n"))
+        lines = [one for one in events if one["log_format"] == "request"]
+        self.assertEqual(
+            [(one["error"], one.get("operator")) for one in lines],
+            [("no API key", None), ("unknown API user", None), ("wrong API key", "read")],
+        )
+        self.assertNotIn("s3cret", repr(events))
+
     async def test_log(self) -> None:
         """
         Each request's line says whose key it came with.

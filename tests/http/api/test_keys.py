@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 
 from nanomdm.errors import ConfigError
 from nanomdm.http.api import keys as module
-from nanomdm.http.api.keys import APIKeys, Operator, Role, read_api_keys
+from nanomdm.http.api.keys import APIKeys, Operator, Role, Stranger, read_api_keys
 from tests.http.api.fakes import key_of
 
 READER = key_of("reader", Role.READ)
@@ -47,7 +47,8 @@ class OperatorTests(SynchronousTestCase):
         """
         @return: whom a request is taken for.
         """
-        return keys.operator(request(*authorization))
+        found = keys.identify(request(*authorization))
+        return found if isinstance(found, Operator) else None
 
     def test_keys(self) -> None:
         keys = APIKeys("k\u00e9y:1", [READER, key_of("helpdesk", Role.ENQUEUE)])
@@ -88,6 +89,24 @@ class OperatorTests(SynchronousTestCase):
             (basic(b"reader\xff", b"reader"),),
         ):
             self.assertIsNone(self.who(keys, *authorization), authorization)
+
+    def test_reasons(self) -> None:
+        """
+        Who is refused is told apart for the log, and named only if the name is one of ours.
+        """
+        keys = APIKeys("key", [READER])
+        for authorization, reason, name in (
+            ((), "no API key", None),
+            ((b"Bearer secret",), "no API key", None),
+            ((b"Basic " + base64.b64encode(b"secret"),), "no API key", None),
+            ((basic(b"reader", b"reader"),) * 2, "no API key", None),
+            ((basic(b"secret", b"reader"),), "unknown API user", None),
+            ((basic(b"reader\xff", b"reader"),), "unknown API user", None),
+            ((basic(b"reader", b"secret"),), "wrong API key", "reader"),
+            ((basic(b"nanomdm", b""),), "wrong API key", "nanomdm"),
+        ):
+            found = keys.identify(request(*authorization))
+            self.assertEqual(found, Stranger(reason, name), authorization)
 
     def test_noAdmin(self) -> None:
         """
@@ -191,7 +210,7 @@ class FileTests(SynchronousTestCase):
             ],
         )
         self.assertEqual({key.digest for key in keys}, {bytes.fromhex(DIGEST)})
-        operator = APIKeys(None, keys).operator(request(basic(b"reader", b"secret")))
+        operator = APIKeys(None, keys).identify(request(basic(b"reader", b"secret")))
         self.assertEqual(operator, Operator("reader", Role.READ))
 
     def test_empty(self) -> None:

@@ -110,8 +110,8 @@ class LargeAnswersTests(ScriptedCase):
             turns.append(Deferred())
             return turns[-1]
 
-        known = APIKeys.operator
-        patched = self.patch(APIKeys, "operator", operator)
+        known = APIKeys.identify
+        patched = self.patch(APIKeys, "identify", operator)
         setattr(self.store, method, slow)
         asked = [self.ask(path) for _ in range(4)]
         await DeferredList(here)
