@@ -192,6 +192,7 @@ def _room(connections: int) -> Room:
             files=files,
             needed=wanted,
             connections=room.connections,
+            do="raise ulimit -n (systemd: LimitNOFILE)",
         )
     return room
 

@@ -17,7 +17,7 @@ from nanomdm.http.channel import Channel
 from nanomdm.http.limits import BUDGET, MAX_CONNECTIONS, MAX_REFUSED, Budget
 from nanomdm.http.refusal import Refusal
 from nanomdm.http.request import Request
-from nanomdm.metrics.http import NO_ENDPOINT, HTTPMetrics
+from nanomdm.metrics.http import HTTPMetrics
 
 _log: Final = Logger(namespace="nanomdm.http")
 
@@ -76,7 +76,7 @@ class Site(server.Site):
         self.budget = Budget(max(budget, 2 * max_body_size))
         self.metrics = metrics or HTTPMetrics()
         self.now = reactor.seconds
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._max_refused = max_refused
         self._clock = reactor
         self._channels: set[Channel] = set()
@@ -133,7 +133,7 @@ class Site(server.Site):
         """
         Serve a new connection, unless there are too many.
         """
-        if len(self._channels) < self._max_connections:
+        if len(self._channels) < self.max_connections:
             return super().buildProtocol(address)
         return Refusal(self)
 
@@ -159,7 +159,7 @@ class Site(server.Site):
         """
         self._refusals[refusal] = None
         self._turned_away += 1
-        self.metrics.count(NO_ENDPOINT, b"", http.SERVICE_UNAVAILABLE)
+        self.metrics.refused()
         self._watch()
         if len(self._refusals) > self._max_refused:
             oldest = next(iter(self._refusals))
@@ -200,7 +200,12 @@ class Site(server.Site):
         One line for all: a line for each would be work for the server when it has the most.
         """
         if self._turned_away:
-            _log.warn("too many connections", refused=self._turned_away, most=self._max_connections)
+            _log.warn(
+                "too many connections",
+                refused=self._turned_away,
+                most=self.max_connections,
+                do="raise --max-connections; each takes an open file",
+            )
             self._turned_away = 0
 
     def request_started(self) -> None:

@@ -51,6 +51,13 @@ class WatchedSite(Protocol):
         ...
 
     @property
+    def max_connections(self) -> int:
+        """
+        How many are served at once.
+        """
+        ...
+
+    @property
     def running(self) -> int:
         """
         Requests that are being worked on.
@@ -82,6 +89,16 @@ class HTTPMetrics:
         self._connections = Gauge(
             "nanomdm_http_connections",
             "Open connections of clients, also of those that are refused",
+            registry=registry,
+        )
+        self._limit = Gauge(
+            "nanomdm_http_connections_limit",
+            "Connections that are served at once",
+            registry=registry,
+        )
+        self._refused = Counter(
+            "nanomdm_http_connections_refused_total",
+            "Connections refused because there were too many",
             registry=registry,
         )
         self._running = Gauge(
@@ -133,12 +150,20 @@ class HTTPMetrics:
             self._counters[key] = counter
         counter.inc()
 
+    def refused(self) -> None:
+        """
+        Count a connection that is not served, and its answer.
+        """
+        self._refused.inc()
+        self.count(NO_ENDPOINT, b"", HTTPStatus.SERVICE_UNAVAILABLE)
+
     def watch(self, site: WatchedSite) -> None:
         """
         Tell of a site's connections and requests from now on.
         """
         budget = site.budget
         self._connections.set_function(lambda: site.connections)
+        self._limit.set(site.max_connections)
         self._running.set_function(lambda: site.running)
         self._used.set_function(lambda: budget.used)
         self._total.set(budget.total)

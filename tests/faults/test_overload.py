@@ -203,6 +203,7 @@ class FilesTests(OverloadCase):
         """
         await self.serve()
         await self.logged(b"too few files can be open for --max-connections")
+        await self.logged(b"LimitNOFILE")
         served = await self.occupied(640)
         told = await self.thread(self.flood, 9 * 640)
         self.assertRefused(told)

@@ -463,6 +463,7 @@ class ConnectionsTests(SiteCase):
             self.site.drain(30)
         told = [(one["log_format"], one["refused"], one["most"]) for one in events]
         self.assertEqual(told, [("too many connections", count, 2) for count in (2, 1)])
+        self.assertTrue(all("--max-connections" in one["do"] for one in events))
 
     def test_drain(self) -> None:
         """

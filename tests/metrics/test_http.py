@@ -86,6 +86,22 @@ class HTTPMetricsTests(SiteCase):
         self.assertIsNone(self.count("/slow/{id}", "PUT", "413"))
         self.clock.advance(60)
 
+    def test_tooManyConnections(self) -> None:
+        """
+        How many are served is told, and each that is not is counted.
+        """
+        site = Site(Folder(), self.clock, self.max_body_size, 2, metrics=self.metrics)
+        self.metrics.watch(site)
+        self.site = site
+        transports = [self.connect() for _ in range(5)]
+        seen = self.scrape()
+        self.assertEqual(seen.value("nanomdm_http_connections_limit"), 2)
+        self.assertEqual(seen.value("nanomdm_http_connections_refused_total"), 3)
+        self.assertEqual(self.count("other", "other", "503"), 3)
+        for transport in transports:
+            transport.closed()
+        self.assertClean()
+
     def test_states(self) -> None:
         """
         Connections, requests and memory are told as they are.
