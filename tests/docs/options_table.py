@@ -51,9 +51,9 @@ HEAD = """\
 
 Every option of `twistd nanomdm` can be a flag, an environment variable or a line in the file that
 `--config` (`NANOMDM_CONFIG`) names: there it is the name of the flag without its dashes, in the
-section `[nanomdm]`. A flag beats the environment, which beats the file. A switch, which has no
-value as a flag, is on with `1`, `true`, `yes` or `on` elsewhere, and off with `0`, `false`, `no` or
-`off`.
+section `[nanomdm]`. A flag beats the environment, which beats the file; a wrong value ends the
+start also where it is overruled. A switch, which has no value as a flag, is on with `1`, `true`,
+`yes` or `on` elsewhere, and off with `0`, `false`, `no` or `off`.
 
 Others on the machine see flags, so keys, and DSNs and URLs with a password, belong in the
 environment or in a file that only the server's user can read.
