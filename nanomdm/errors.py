@@ -168,3 +168,10 @@ class PushKeyUnreadable(SecretUnreadable):
     def __init__(self, message: str, certificate_pem: str) -> None:
         super().__init__(message)
         self.certificate_pem = certificate_pem
+
+
+def internal(error: NanoMDMError) -> str:
+    """
+    @return: what clients are told of the server's own troubles, with no details.
+    """
+    return "storage unavailable" if isinstance(error, StorageUnavailable) else "internal error"

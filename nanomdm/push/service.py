@@ -30,6 +30,7 @@ from nanomdm.errors import (
     Overloaded,
     SecretUnreadable,
     StorageError,
+    internal,
 )
 from nanomdm.interfaces import IPusher, IPushStore, PushResult, PushTarget
 from nanomdm.metrics.pushes import FAILED, NO_CERTIFICATE, UNTRIED, PushMetrics
@@ -265,7 +266,7 @@ class PushService:
         elif isinstance(error, StorageError):
             # What a database says is for the log alone.
             self._log.error("push targets not looked up", ids=len(ids), error=text)
-            text = "internal error"
+            text = internal(error)
         unconfigured = isinstance(error, NotConfigured | MessageError | SecretUnreadable)
         self._metrics.not_begun(NO_CERTIFICATE if unconfigured else FAILED, len(ids))
         for id in ids:

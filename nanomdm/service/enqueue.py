@@ -10,7 +10,7 @@ from typing import Final
 from attrs import evolve
 from twisted.logger import Logger
 
-from nanomdm.errors import CommandConflict, NanoMDMError, Overloaded
+from nanomdm.errors import CommandConflict, NanoMDMError, Overloaded, internal
 from nanomdm.interfaces import ICommandStore, IPusher
 from nanomdm.mdm.command import Command
 from nanomdm.service.result import APIResult
@@ -65,6 +65,7 @@ class CommandEnqueuer:
             self._log.error(
                 "no pushes for command", command_uuid=result.command_uuid, error=str(error)
             )
+            return evolve(result, push_error=internal(error))
         except Exception:
             self._log.failure("unexpected error", command_uuid=result.command_uuid)
         return evolve(result, push_error="internal error")

@@ -295,7 +295,7 @@ class TopicTests(ServiceCase):
         for error in errors:
             self.store.errors["push_certificate"] = error
             result = self.successResultOf(self.push("a"))
-            self.assertEqual(result, {"a": PushResult(error="internal error")})
+            self.assertEqual(result, {"a": PushResult(error="storage unavailable")})
         self.store.errors.clear()
         results = self.push("a")
         self.answer()
@@ -653,7 +653,7 @@ class StorageTests(ServiceCase):
         texts: list[tuple[Any, str]] = [
             (Overloaded("full"), "full"),
             # What a database says is not for clients.
-            (Failure(StorageUnavailable("database: full")), "internal error"),
+            (Failure(StorageUnavailable("database: full")), "storage unavailable"),
         ]
         for error, text in texts:
             self.setUp()

@@ -177,7 +177,7 @@ class EnqueuerTests(SynchronousTestCase):
         """
         for error, told in (
             (Overloaded("too many pushes wait"), "too many pushes wait"),
-            (StorageUnavailable("secret"), "internal error"),
+            (StorageUnavailable("secret"), "storage unavailable"),
             (RuntimeError("secret"), "internal error"),
         ):
             self.pusher.error = error
@@ -204,7 +204,7 @@ class EnqueuerTests(SynchronousTestCase):
             result.to_json(),
             {
                 "status": {"D1": {"command_error": "unknown enrollment id"}},
-                "push_error": "internal error",
+                "push_error": "storage unavailable",
                 "command_uuid": "C1",
                 "request_type": "DeviceInformation",
             },

@@ -8,13 +8,24 @@ from collections.abc import Mapping
 from typing import Final
 
 from nanomdm import __version__
-from nanomdm.errors import AlreadyAnswered, MessageError, NanoMDMError, SecretUnreadable, Unknown
+from nanomdm.errors import (
+    AlreadyAnswered,
+    MessageError,
+    NanoMDMError,
+    SecretUnreadable,
+    StorageUnavailable,
+    Unknown,
+    internal,
+)
 from nanomdm.http.api.keys import APIKeys, Operator, Role, Stranger
 from nanomdm.http.endpoint import Endpoint, refusal
 from nanomdm.http.request import Request
 from nanomdm.http.response import Response, json_response, text
 
 _UNAUTHORIZED: Final = text(401, "Unauthorized", {b"WWW-Authenticate": b'Basic realm="nanomdm"'})
+
+#: A database that is away may be there again soon.
+_AWAY: Final = {b"Retry-After": b"1"}
 
 #: Of errors that devices can not cause, or that operators are told more of.
 _STATUSES: Final[Mapping[type[NanoMDMError], int]] = {
@@ -55,7 +66,14 @@ class GuardedEndpoint(Endpoint):
             return text(405, "Method Not Allowed", {b"Allow": allow})
         if operator.role < role:
             return self.error(request, 403, _too_little(operator, role))
-        return await self.respond_to_operator(request)
+        try:
+            return await self.respond_to_operator(request)
+        except StorageUnavailable as error:
+            if request.method != b"GET":
+                # Perhaps it was committed, and only the answer is lost.
+                raise
+            request.notes["error"] = str(error)
+            return json_response(503, {self.error_member: internal(error)}, _AWAY)
 
     def refusal(self, error: NanoMDMError) -> Response:
         """
@@ -66,7 +84,7 @@ class GuardedEndpoint(Endpoint):
             if isinstance(error, kind):
                 return json_response(code, {self.error_member: str(error)})
         plain = refusal(error)
-        reason = "internal error" if plain.code == 500 else str(error)
+        reason = internal(error) if plain.code == 500 else str(error)
         return json_response(plain.code, {self.error_member: reason}, plain.headers)
 
     def error(self, request: Request, code: int, reason: str) -> Response:

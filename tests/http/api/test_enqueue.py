@@ -89,7 +89,7 @@ class EnqueueTests(ServerCase):
         self.assertEqual(answer.code, 500)
         self.assertEqual(
             answer.body,
-            b'{\n\t"push_error": "internal error",\n\t"command_uuid": "C1",\n'
+            b'{\n\t"push_error": "storage unavailable",\n\t"command_uuid": "C1",\n'
             b'\t"request_type": "DeviceInformation"\n}\n',
         )
         self.assertOK(await self.report("Idle"), samples.command("C1"))
@@ -206,7 +206,7 @@ class EnqueueTests(ServerCase):
         """
         await self.enroll()
         for error, code, reason, retry in (
-            (StorageUnavailable("database: secret"), 500, "internal error", None),
+            (StorageUnavailable("database: secret"), 500, "storage unavailable", None),
             (NanoMDMError("secret"), 500, "internal error", None),
             (RuntimeError("secret"), 500, "internal error", None),
             (TooLarge("it does not fit"), 413, "it does not fit", None),

@@ -200,7 +200,8 @@ class ListTests(ScriptedCase):
     async def test_trouble(self) -> None:
         self.store.answers["list_enrollments"] = StorageUnavailable("database: secret")
         answer = await self.api("GET", "/v1/enrollments")
-        self.assertEqual((answer.code, answer.json), (500, {"error": "internal error"}))
+        self.assertEqual((answer.code, answer.json), (503, {"error": "storage unavailable"}))
+        self.assertEqual(answer.header("Retry-After"), "1")
 
 
 class ShowTests(ScriptedCase):

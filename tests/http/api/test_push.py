@@ -166,7 +166,7 @@ class PushTests(APICase):
 
     async def test_refusals(self) -> None:
         for error, code, reason, retry in (
-            (StorageUnavailable("database: secret"), 500, "internal error", None),
+            (StorageUnavailable("database: secret"), 500, "storage unavailable", None),
             (NanoMDMError("secret"), 500, "internal error", None),
             (RuntimeError("secret"), 500, "internal error", None),
             (Overloaded("too many pushes wait", 7), 503, "too many pushes wait", "7"),
@@ -329,9 +329,21 @@ class PushCertTests(APICase):
         )
         self.assertEqual((await self.look()).json["topic"], TOPIC)
 
+    async def test_storageAway(self) -> None:
+        """
+        Who only looks can ask again; what was to be stored may be there already.
+        """
+        self.store.error = StorageUnavailable("database: secret")
+        for answer, code, retry in (
+            (await self.put(pem()), 500, None),
+            (await self.look(), 503, "1"),
+        ):
+            told = {"error": "storage unavailable"}
+            self.assertEqual((answer.code, answer.json), (code, told))
+            self.assertEqual(answer.header("Retry-After"), retry)
+
     async def test_refusals(self) -> None:
         for error, code, reason, retry in (
-            (StorageUnavailable("database: secret"), 500, "internal error", None),
             (RuntimeError("secret"), 500, "internal error", None),
             (TooLarge("it does not fit"), 413, "it does not fit", None),
             (Overloaded("too much at once", 7), 503, "too much at once", "7"),

@@ -105,7 +105,7 @@ class SecretTests(ScriptedCase):
             self.assertEqual(audited(events), [])
             self.store.answers[method] = StorageUnavailable("database: secret")
             with capturedLogs() as events:
-                self.assertEqual((await self.api("GET", path)).code, 500)
+                self.assertEqual((await self.api("GET", path)).code, 503)
             self.assertEqual(audited(events), [])
             self.store.answers["enrollment"] = Unknown("there is no enrollment D1")
             answer = await self.api("GET", path)
