@@ -98,7 +98,8 @@ def show(client: Client, id: str, as_json: bool) -> None:
         waiting = []
         if facts["queue_length"]:
             waiting = list(client.items(f"{path}/queue", "commands", _LOOKED_AT))
-        hints = list(_hints(facts, waiting, utc_text(datetime.now(UTC))))
+        push = _push_certificate(client, facts["topic"])
+        hints = list(_hints(facts, push, waiting, utc_text(datetime.now(UTC))))
     except (LookupError, TypeError, AttributeError):
         raise Failed(UNEXPECTED) from None
     print_item({**facts, "hints": hints} if hints else facts, as_json)
@@ -135,14 +136,28 @@ def rm(client: Client, ids: tuple[str, ...], purge: bool, yes: bool, as_json: bo
     one_by_one(once, "Enrollments", remove).tell(f"{verb}d", as_json)
 
 
-def _hints(facts: Item, waiting: list[Item], now: str) -> Iterator[str]:
+def _push_certificate(client: Client, topic: str) -> Item:
     """
+    @return: until when a topic's push certificate is good, or why pushes have none.
+    """
+    query = {"topic": topic}
+    answer = client.request("GET", "/v1/pushcert", query=query, accepted=(404, 500))
+    return answer.json if answer.by_api else {}
+
+
+def _hints(facts: Item, push: Item, waiting: list[Item], now: str) -> Iterator[str]:
+    """
+    @param push: what there is to say of its push certificate.
     @param waiting: what is outstanding, or the most urgent of it.
     @param now: the time, in the form of the others, which can be compared as text.
     @return: why commands may be stuck.
     """
     if not facts["enabled"]:
         yield "not enabled: it gets no commands until it enrolls again or renews its push token"
+    if "error" in push:
+        yield f"no push wakes it: {push['error']}"
+    elif push.get("not_after", now) < now:
+        yield "no push wakes it: the push certificate of its topic has expired"
     token = facts.get("push_token", {})
     if token.get("state") == "dead":
         why = f"{token.get('status', '')} {token.get('reason', '')}".strip()

@@ -10,7 +10,7 @@ from typing import Any
 from nanomdm.ctl.enrollments import _hints
 from tests import samples
 from tests.ctl.case import CtlCase
-from tests.http.case import device
+from tests.http.case import ca, device
 
 
 class EnrollmentsCase(CtlCase):
@@ -20,6 +20,9 @@ class EnrollmentsCase(CtlCase):
 
     async def fill(self) -> None:
         self.serve()
+        push = ca().issue_push(samples.TOPIC, key=ca().key)
+        stored = await self.api("PUT", "/v1/pushcert", push.pem + push.key_pem)
+        self.assertEqual(stored.code, 200)
         more = {"Model": "MacBookPro1,1", "OSVersion": "15.1", "DeviceName": "Jo's \x9bMac"}
         self.assertOK(await self.send(samples.authenticate(**more)))
         self.assertOK(await self.send(samples.token_update()))
@@ -126,6 +129,18 @@ class ShowTests(EnrollmentsCase):
         printed = await self.printed("enrollments", "show", "D1")
         self.assertIn("hints\tDeviceInformation C1: the device said NotNow (so often: 1)", printed)
 
+    async def test_noPushCertificate(self) -> None:
+        """
+        That is why nothing wakes a device, before all that may be.
+        """
+        await self.fill()
+        self.assertOK(await self.send(samples.token_update(Topic="com.example.other")))
+        shown = json.loads(await self.printed("enrollments", "show", "D1", "--json"))
+        self.assertEqual(
+            shown["hints"],
+            ["no push wakes it: there is no push certificate for this topic"],
+        )
+
     async def test_unknown(self) -> None:
         await self.fill()
         line = await self.refused("enrollments", "show", "D9")
@@ -141,14 +156,16 @@ class ShowTests(EnrollmentsCase):
             "identity_certificate": {"not_after": "2026-01-01T00:00:00Z"},
             "last_seen_at": "2026-01-05T00:00:00Z",
         }
+        push = {"topic": "T", "not_after": "2026-01-01T00:00:00Z"}
         command = {"request_type": "DeviceLock", "command_uuid": "C1", "state": "waiting"}
         waiting = [
             {**command, "queued_at": "2026-01-04T00:00:00Z"},
             {**command, "queued_at": "2026-01-06T00:00:00Z"},
         ]
         self.assertEqual(
-            list(_hints(facts, waiting, "2026-01-02T00:00:00Z")),
+            list(_hints(facts, push, waiting, "2026-01-02T00:00:00Z")),
             [
+                "no push wakes it: the push certificate of its topic has expired",
                 "its push token is dead (410 Unregistered): no push wakes it until it sends"
                 " another",
                 "its identity certificate has expired: it may be refused",
@@ -157,7 +174,8 @@ class ShowTests(EnrollmentsCase):
         )
         facts["identity_certificate"] = {"error": "unreadable"}
         facts["push_token"] = {"state": "valid"}
-        self.assertEqual(list(_hints(facts, waiting[:1], "2026-01-02T00:00:00Z")), [])
+        for fine in ({}, {"not_after": "2026-01-03T00:00:00Z"}):
+            self.assertEqual(list(_hints(facts, fine, waiting[:1], "2026-01-02T00:00:00Z")), [])
 
 
 class RemoveTests(EnrollmentsCase):
