@@ -78,6 +78,13 @@ class Ledger:
         self.accounts: dict[str, Account] = {}
         self.commands: dict[str, bytes] = {}
 
+    @property
+    def answers(self) -> int:
+        """
+        How many commands were answered for good.
+        """
+        return sum(len(account.ended) for account in self.accounts.values())
+
     def snapshot(self) -> dict[str, Account]:
         """
         @return: what was acknowledged up to now, without the messages.

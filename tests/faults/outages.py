@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from nanomdm.network import bounded
+from tests.faults.figures import show
 from tests.faults.load import AGAIN
 from tests.faults.storages import UnderLoad
 from tests.process import DaemonProcess
@@ -131,10 +132,8 @@ class OutageCase(UnderLoad):
         Print a row of the table of figures.
         """
         place = self.load.place
-        print(
-            f"\n| {self.title} | {what} | {place.replies[200]} | {self.refusals}"
-            f" | {place.longest:.1f} | {recovery:.1f} |"
-        )
+        good, longest = place.replies[200], f"{place.longest:.1f}"
+        show(self.title, what, good, self.refusals, longest, f"{recovery:.1f}")
 
     async def assertDoesNotBegin(self, database: str) -> None:
         """

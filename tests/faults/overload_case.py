@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
 
 from nanomdm.openfiles import raise_limit
 from tests import samples
@@ -28,6 +27,7 @@ from tests.faults.crowd import (
     secured,
     usage,
 )
+from tests.faults.figures import show
 from tests.faults.process_case import Header, ProcessCase, basic, signed
 from tests.http.case import CHECKIN, KEY, RESULT, device
 from tests.http.tls_case import server, web_ca
@@ -44,8 +44,6 @@ _BUGS = (b"Unhandled", b"unexpected error", b"Traceback", b"answer not written")
 
 #: Connections of a flood at a time.
 _GROUP = 5000
-
-_figures = Logger(namespace="figures")
 
 
 def request(method: str, target: str, headers: Iterable[Header], body: bytes = b"") -> bytes:
@@ -206,7 +204,7 @@ class OverloadCase(ProcessCase):
         The attack ends here: within five seconds all devices are served again, and nothing
         is left of it, neither in the process nor in the log.
 
-        @param figures: to be found in C{test.log}.
+        @param figures: to be shown.
         """
         began = time.monotonic()
         while codes(await self.at_once(self.round)) != {200: self.devices}:
@@ -224,7 +222,7 @@ class OverloadCase(ProcessCase):
             "after": f"{after.memory // MIB} MiB",
         }
         text = ", ".join(f"{name} {value}" for name, value in shown.items())
-        _figures.info("figures of {test}: {text}", test=self.id(), text=text)
+        show(self.id().removeprefix("tests.faults."), text)
 
     def assertLog(self) -> None:
         """

@@ -57,21 +57,29 @@ class UnderLoad(ProcessCase):
         Make a database, devices, and who takes the webhook's events.
         """
         self.environment = self.storage()
+        self.simulate(enrollments)
+
+    def simulate(self, enrollments: int) -> None:
+        """
+        Make devices, and who takes the webhook's events.
+        """
         self.load = Load(enrollments, Random(1))
         self.addCleanup(self.load.close)
         receiver = WebServer()
         receiver.body = self._note
         self.webhook = f"http://127.0.0.1:{listen(self, receiver)}/"
 
-    def begin(self) -> DaemonProcess:
+    def begin(self, **environment: str) -> DaemonProcess:
         """
         Start a daemon.
+
+        @param environment: as L{environment}, if that is not the same for all.
         """
         daemon = DaemonProcess(
             *("--listen", "tcp:0:interface=127.0.0.1", "--ca", str(self.directory / "ca.pem")),
             *("--cert-header", CERTIFICATE, "--webhook-url", self.webhook, *self.options),
             NANOMDM_API=KEY,
-            **self.environment,
+            **(environment or self.environment),
         )
         self.addCleanup(self.kill, daemon)
         return daemon

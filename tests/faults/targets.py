@@ -338,7 +338,7 @@ TARGETS: Final[dict[str, Target]] = {
         seeds=lambda: [b"text/xml;q=0.5, */*;q=0.1, application/json;q=1."],
     ),
     "authorization": Target(
-        functools.partial(_header, APIKeys("key").operator),
+        functools.partial(_header, APIKeys("key").identify),
         seeds=lambda: [b"Basic " + base64.b64encode(b"nanomdm:key")],
     ),
     **wires.TARGETS,

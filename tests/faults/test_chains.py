@@ -26,6 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nanomdm.crypto.chain import ChainVerifier
 from nanomdm.errors import UntrustedCertificate
+from tests.faults.figures import show
 
 #: How many chains are made.
 CHAINS: Final = 3 * int(os.environ.get("FAULTS_EXAMPLES", "200"))
@@ -256,6 +257,6 @@ class ChainTests(SynchronousTestCase):
             if theirs and ours is not None:
                 self.assertTrue(any(reason in ours for reason in STRICTER), (seed, ours))
         taken, stricter = found[True, True], found[False, True]
-        print(f"{CHAINS} chains: {taken} taken, {stricter} by openssl only")
+        show("chains", CHAINS, f"{taken} taken", f"{stricter} by openssl only")
         # All but what must not be: taken here and not there.
         self.assertEqual(set(found), {(True, True), (False, False), (False, True)}, found)

@@ -13,6 +13,7 @@ from random import Random
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
+from tests.faults.figures import show
 from tests.faults.storages import OnServer, OnSQLite, UnderLoad
 from tests.servers import unavailable
 
@@ -26,6 +27,7 @@ class CrashTests(UnderLoad):
     """
 
     timeout = 120 + 20 * KILLS
+    title: str
 
     async def test_kill(self) -> None:
         self.prepare(ENROLLMENTS)
@@ -36,8 +38,8 @@ class CrashTests(UnderLoad):
         await self.load.finish()
         await self.look()
         await self.told()
-        answers = sum(len(account.ended) for account in self.load.ledger.accounts.values())
-        print(f"{KILLS} kills: {answers} answers, {self.load.place.replies}")
+        ledger, replies = self.load.ledger, self.load.place.replies
+        show(self.title, KILLS, replies.total(), len(ledger.commands), ledger.answers)
 
     async def kills_and_recovery(self) -> None:
         await self.kills()
@@ -67,12 +69,15 @@ class SQLiteTests(OnSQLite, CrashTests):
     SQLite.
     """
 
+    title = "SQLite"
+
 
 class MariaDBTests(OnServer, CrashTests):
     """
     MariaDB.
     """
 
+    title = "MariaDB"
     engine, kind = "mariadb", "mysql"
     skip = unavailable("mariadb")
 
@@ -82,6 +87,7 @@ class PostgreSQLTests(OnServer, CrashTests):
     PostgreSQL.
     """
 
+    title = "PostgreSQL"
     engine, kind = "postgresql", "pgsql"
     skip = unavailable("postgresql")
 

@@ -6,10 +6,8 @@ nodes die and come back, and what a server said that it has, it has.
 from __future__ import annotations
 
 import re
-import signal
 from contextlib import closing
 from itertools import count
-from random import Random
 from typing import Any
 
 from twisted.internet import reactor
@@ -17,13 +15,10 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from tests.faults.figures import show
 from tests.faults.ledger import lost
-from tests.faults.load import Load
-from tests.faults.process_case import CERTIFICATE, ProcessCase
-from tests.http.case import KEY
-from tests.process import DaemonProcess
+from tests.faults.storages import UnderLoad
 from tests.servers import galera
-from tests.web import WebServer, listen
 
 ENROLLMENTS = 60
 
@@ -39,7 +34,7 @@ async def pause(seconds: float) -> None:
     await deferLater(reactor, seconds)
 
 
-class GaleraTests(ProcessCase):
+class GaleraTests(UnderLoad):
     """
     A cluster under load.
     """
@@ -47,7 +42,9 @@ class GaleraTests(ProcessCase):
     skip = galera.unavailable()
     timeout = 180
 
-    async def serve(self) -> None:
+    options = ("--debug",)
+
+    async def serve_all(self) -> None:
         """
         Start a server on each node, all at the same moment, and have devices enroll.
         """
@@ -56,58 +53,32 @@ class GaleraTests(ProcessCase):
         dsns = self.cluster.create_database(self.name)
         self.addCleanup(self.cluster.drop_database, self.name)
         self.addCleanup(deferToThread, self.cluster.mend)
-        self.load = Load(ENROLLMENTS, Random(1))
+        self.simulate(ENROLLMENTS)
         self.load.place.restless = True
-        self.addCleanup(self.load.close)
-        receiver = WebServer()
-        receiver.body = self.note
-        self.webhook = f"http://127.0.0.1:{listen(self, receiver)}/"
-        self.daemons = [self.begin(dsn) for dsn in dsns]
+        self.daemons = [
+            self.begin(NANOMDM_STORAGE="mysql", NANOMDM_STORAGE_DSN=dsn) for dsn in dsns
+        ]
         self.ports = await gatherResults([daemon.listening for daemon in self.daemons])
         self.load.place.ports = self.ports
         await self.load.enroll()
-
-    def begin(self, dsn: str) -> DaemonProcess:
-        """
-        Start a server.
-        """
-        daemon = DaemonProcess(
-            *("--listen", "tcp:0:interface=127.0.0.1", "--ca", str(self.directory / "ca.pem")),
-            *("--cert-header", CERTIFICATE, "--webhook-url", self.webhook, "--debug"),
-            NANOMDM_API=KEY,
-            NANOMDM_STORAGE="mysql",
-            NANOMDM_STORAGE_DSN=dsn,
-        )
-        self.addCleanup(daemon.signal, signal.SIGKILL)
-        return daemon
-
-    def note(self, event: bytes) -> bytes:
-        """
-        The webhook.
-        """
-        self.load.ledger.tell(event)
-        return b""
 
     async def finish(self) -> None:
         """
         See that nothing is lost.
         """
         await self.load.finish()
-        await deferToThread(self.release)
+        await deferToThread(self.let_go)
         for node in self.nodes:
-            found = await deferToThread(self._lost, node, self.load.ledger.snapshot())
+            found = await deferToThread(self._lost_at, node, self.load.ledger.snapshot())
             self.assertEqual(found, [])
-        accounts = self.load.ledger.accounts.values()
-        while any(account.untold for account in accounts):
-            await deferLater(reactor, 0.1)
-        self.load.ledger.assertTold()
+        await self.told()
         for daemon in self.daemons:
             self.assertNotIn(b"unexpected error", daemon.output)
             self.assertFalse(daemon.ended.called)
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """
-        Wait no longer for what a server had in hand that can not tell what came of it.
+        See L{UnderLoad.let_go}.
         """
         with closing(self.nodes[0].python_connection(self.name)) as connection:
             while True:
@@ -118,7 +89,7 @@ class GaleraTests(ProcessCase):
                     # A server on another node was faster.
                     continue
 
-    def _lost(self, node: galera.Node, kept: Any) -> list[str]:
+    def _lost_at(self, node: galera.Node, kept: Any) -> list[str]:
         with closing(node.python_connection(self.name)) as connection:
             connection.cursor().execute("SET SESSION wsrep_sync_wait = 1")
             return lost(kept, connection)
@@ -168,22 +139,18 @@ class GaleraTests(ProcessCase):
         """
         Print figures.
         """
-        accounts = self.load.ledger.accounts.values()
-        answers = sum(len(account.ended) for account in accounts)
-        attempts = self.repeated()
-        place = self.load.place
-        print(
-            f"{what}: {answers} answers, {len(self.load.ledger.commands)} commands,"
-            f" {dict(place.replies)}, longest {place.longest:.1f} s,"
-            f" {len(attempts)} transactions repeated, up to {max(attempts, default=0)} times"
-        )
+        place, ledger, attempts = self.load.place, self.load.ledger, self.repeated()
+        good, bad = place.replies[200], place.replies[500] + place.replies[503]
+        commands, longest = len(ledger.commands), f"{place.longest:.1f}"
+        repeated = f"{len(attempts)} (up to {max(attempts, default=0)})"
+        show("Galera", what, good, bad, commands, ledger.answers, longest, repeated)
 
     async def test_all_nodes(self) -> None:
         """
         All nodes are written to at once: transactions that conflict are repeated, and
         nobody is refused for that.
         """
-        await self.serve()
+        await self.serve_all()
         await self.load.during(pause(5))
         await self.finish()
         self.report("three nodes")
@@ -193,7 +160,7 @@ class GaleraTests(ProcessCase):
         """
         A node is killed and comes back, once for what it missed, once for everything.
         """
-        await self.serve()
+        await self.serve_all()
         self.load.place.tolerated = (500, 503)
         await self.load.during(self.deaths())
         await self.finish()
@@ -222,7 +189,7 @@ class GaleraTests(ProcessCase):
         Two of three nodes die: the third one may not go on alone, and says so.  When the
         others are back, everything goes on.
         """
-        await self.serve()
+        await self.serve_all()
         self.load.place.tolerated = (500, 503)
         await self.load.during(self.loss_of_quorum())
         await self.finish()

@@ -24,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nanomdm.crypto.cms import SignatureVerifier
 from nanomdm.errors import IdentityError
 from tests.crypto import build
+from tests.faults.figures import show
 from tests.faults.mutations import change_bytes, change_der
 from tests.faults.targets import chains
 
@@ -142,7 +143,7 @@ class OpenSSLTests(SynchronousTestCase):
                 self.assertEqual((ours, theirs), (made.signer, made.signer), seed)
         taken = sum(count for (_, ours, _), count in found.items() if ours)
         stricter = found[True, False, True]
-        print(f"{SIGNATURES} signatures: {taken} taken, {stricter} by openssl only")
+        show("signatures", SIGNATURES, f"{taken} taken", f"{stricter} by openssl only")
         # What is not changed they agree about; all else occurs but what must not be.
         self.assertEqual(
             set(found),
