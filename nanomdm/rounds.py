@@ -12,6 +12,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from nanomdm.errors import NanoMDMError
+
 
 class Rounds:
     """
@@ -61,6 +63,18 @@ class Rounds:
         done: Deferred[None] = Deferred()
         self._round.addCallback(done.callback)
         return done
+
+    def tell(self, log: Logger, text: str, failure: Failure) -> None:
+        """
+        Log why a round came to nothing that will be tried again.  At the end it is no
+        wonder; what the domain has no words for is a defect.
+
+        @param log: of whose round it is.
+        """
+        if not failure.check(NanoMDMError):
+            log.failure(text, failure)
+        elif not self.stopping:
+            log.warn(text, error=failure.getErrorMessage())
 
     def _begin(self) -> None:
         self._next = None

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from nanomdm.crypto.certificates import UNUSABLE
 from nanomdm.crypto.pushcert import WARNING_DAYS, utc_text
-from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IPushStore, ListedPushCertificate
 from nanomdm.rounds import Rounds
 
@@ -64,7 +63,8 @@ class ExpiryWatch:
         try:
             await self._tell_all(await self._store.push_certificates())
         except Exception:
-            self._warn(Failure())
+            text = "push certificates were not looked at, it will be tried again"
+            self._rounds.tell(self._log, text, Failure())
             return _RETRY
         return _DAY
 
@@ -94,10 +94,3 @@ class ExpiryWatch:
             self._log.warn(
                 "push certificate expires soon", topic=topic, not_after=not_after, days=days
             )
-
-    def _warn(self, failure: Failure) -> None:
-        text = "push certificates were not looked at, it will be tried again"
-        if not failure.check(NanoMDMError):
-            self._log.failure(text, failure)
-        elif not self._rounds.stopping:
-            self._log.warn(text, error=failure.getErrorMessage())

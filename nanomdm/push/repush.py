@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IPusher, IPushStore, PushAgain
 from nanomdm.rounds import Rounds
 from nanomdm.servername import server_name
@@ -112,10 +111,7 @@ class Repusher:
         if self._failures:
             return
         text = "pushing again failed, it will be tried again"
-        if not failure.check(NanoMDMError):
-            self._log.failure(text, failure)
-        elif not self._rounds.stopping:
-            self._log.warn(text, error=failure.getErrorMessage())
+        self._rounds.tell(self._log, text, failure)
 
 
 class _Budget:

@@ -11,7 +11,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IEventStore
 from nanomdm.rounds import Rounds
 
@@ -54,7 +53,8 @@ class BacklogWatch:
         try:
             backlog = await self._store.event_backlog()
         except Exception:
-            self._warn(Failure())
+            text = "webhook events were not counted, it will be tried again"
+            self._rounds.tell(self._log, text, Failure())
             return _MINUTE
         before, self._given_up = self._given_up, backlog.failed
         late = backlog.oldest is not None and backlog.oldest >= _LONG
@@ -66,10 +66,3 @@ class BacklogWatch:
                 failed=backlog.failed,
             )
         return _MINUTE
-
-    def _warn(self, failure: Failure) -> None:
-        text = "webhook events were not counted, it will be tried again"
-        if not failure.check(NanoMDMError):
-            self._log.failure(text, failure)
-        elif not self._rounds.stopping:
-            self._log.warn(text, error=failure.getErrorMessage())

@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nanomdm.crypto.vault import Vault
-from nanomdm.errors import NanoMDMError
 from nanomdm.interfaces import IInspectionStore, SecretsCursor
 from nanomdm.metrics.secrets import SecretsMetrics
 from nanomdm.rounds import Rounds
@@ -69,7 +68,8 @@ class SecretsWatch:
         try:
             keys = await self._count()
         except Exception:
-            self._warn(Failure())
+            text = "secrets were not looked at, it will be tried again"
+            self._rounds.tell(self._log, text, Failure())
             return _HOUR
         if self._rounds.stopping:
             return _DAY
@@ -103,10 +103,3 @@ class SecretsWatch:
                 count=count,
                 do="put the key back into --secret-key-file",
             )
-
-    def _warn(self, failure: Failure) -> None:
-        text = "secrets were not looked at, it will be tried again"
-        if not failure.check(NanoMDMError):
-            self._log.failure(text, failure)
-        elif not self._rounds.stopping:
-            self._log.warn(text, error=failure.getErrorMessage())
