@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,6 @@ import click
 from attrs import frozen
 
 from nanomdm.config import Given, from_environment, from_file, from_flags, resolve
-from nanomdm.crypto.secretkeys import read_secret_keys
 from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.checks.certificates import check_authorities, check_other_trust, check_tls
 from nanomdm.ctl.checks.database import check_storage
@@ -36,6 +34,7 @@ from nanomdm.ctl.checks.secrets import REWRITE
 from nanomdm.ctl.checks.server import check_server
 from nanomdm.ctl.options import client_to, json_option
 from nanomdm.ctl.profile import Profile, profile_path, read_profile
+from nanomdm.ctl.secretkeys import vault_of
 from nanomdm.ctl.show import echo, print_json, readable
 from nanomdm.errors import ConfigError
 from nanomdm.options import OPTIONS, Option, Settings
@@ -212,11 +211,10 @@ def _vault(settings: Settings) -> Vault:
     """
     @return: has no keys if they can not be read; another check tells of that.
     """
-    vault = Vault(settings.secret_keys)
-    if settings.secret_key_file is not None:
-        with suppress(ConfigError):
-            vault.use(read_secret_keys(settings.secret_key_file))
-    return vault
+    try:
+        return vault_of(settings)
+    except ConfigError:
+        return Vault()
 
 
 def _running(server: str, given: Profile) -> Check:

@@ -18,6 +18,7 @@ from nanomdm.crypto.secretkeys import parse_secret_keys, read_secret_keys
 from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.database import KIND, failures, settings_of
 from nanomdm.errors import ConfigError
+from nanomdm.options import Settings
 from nanomdm.storage.settings import StorageSettings
 
 #: As the server's.
@@ -89,6 +90,16 @@ def server_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_data
 
 
+def vault_of(settings: Settings) -> Vault:
+    """
+    @return: the keys of a server.
+    @raise ConfigError: their file can not be read or used.
+    """
+    if settings.secret_key_file is not None:
+        return Vault(read_secret_keys(settings.secret_key_file))
+    return Vault(settings.secret_keys)
+
+
 def _configured(config: Path, given: dict[str, str | None]) -> ServerData:
     """
     @param given: by options, which count more than the file.
@@ -102,9 +113,7 @@ def _configured(config: Path, given: dict[str, str | None]) -> ServerData:
                 *from_flags(flags.items()),
             ]
         )
-        vault = Vault(settings.secret_keys)
-        if settings.secret_key_file is not None:
-            vault.use(read_secret_keys(settings.secret_key_file))
+        vault = vault_of(settings)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     [storage] = settings.storages

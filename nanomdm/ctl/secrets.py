@@ -18,7 +18,8 @@ from nanomdm.ctl.options import json_option
 from nanomdm.ctl.secretkeys import ServerData, server_data_options
 from nanomdm.ctl.show import Column, Item, print_json, print_list, say
 from nanomdm.storage.factory import engine_of
-from nanomdm.storage.rewriting import MESSAGES, PLAIN, Rewriter, count_secrets
+from nanomdm.storage.rewriting import Rewriter
+from nanomdm.storage.secretrows import MESSAGES, PLAIN, count_secrets
 from nanomdm.storage.settings import StorageSettings
 from nanomdm.storage.transaction import Transaction
 

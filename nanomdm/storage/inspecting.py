@@ -21,7 +21,7 @@ from nanomdm.interfaces import (
     SecretsPage,
     StoredCommand,
 )
-from nanomdm.storage import inspection, listing, queues, removal, results, rewriting, tokens
+from nanomdm.storage import inspection, listing, queues, removal, results, secretrows, tokens
 from nanomdm.storage.database import Database
 
 
@@ -67,7 +67,7 @@ class InspectingStorage:
         return self._look(tokens.fetch_unlock, device_id)
 
     def encrypted(self, cursor: SecretsCursor | None) -> Deferred[SecretsPage]:
-        return self._look(rewriting.count_pages, cursor)
+        return self._look(secretrows.count_pages, cursor)
 
     def disable_enrollment(self, enrollment_id: str) -> Deferred[None]:
         return self._database.write(removal.disable, enrollment_id)

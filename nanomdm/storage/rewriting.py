@@ -1,200 +1,37 @@
 """
 Bringing all secrets of a database to the key that encrypts now, or to none.
 
-Pages are looked at without locks.  Only what is to be changed is locked, read again and
-written, a few rows in each transaction, so that devices and servers go on meanwhile and
-nothing is overwritten that came later.  What is as it should be is left alone: who is
-interrupted begins again.  Connections are DB-API ones; everything here blocks.
+Only what is to be changed is locked, read again and written, a few rows in each
+transaction, so that devices and servers go on meanwhile and nothing is overwritten that
+came later.  What is as it should be is left alone: who is interrupted begins again.
+Connections are DB-API ones; everything here blocks.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from nanomdm.crypto.vault import Vault
 from nanomdm.errors import MessageError, SecretUnreadable
-from nanomdm.interfaces import SecretsCursor, SecretsPage
 from nanomdm.mdm.cutting import without_member
 from nanomdm.mdm.migration import with_unlock_token
 from nanomdm.mdm.plist import parse
 from nanomdm.storage.engine import Engine, Trouble
-from nanomdm.storage.secrets import (
-    BOOTSTRAP_TOKEN,
-    EVENT,
-    EVENT_TOPICS,
-    HEAD,
-    PUSH_KEY,
-    UNLOCK,
-    UNLOCK_TOKEN,
-    SecretColumn,
-)
-from nanomdm.storage.transaction import Transaction, marks
+from nanomdm.storage.secretrows import TABLES, SecretTable, SeenRow, pages
+from nanomdm.storage.secrets import UNLOCK, UNLOCK_TOKEN, SecretColumn
+from nanomdm.storage.transaction import Transaction
 
-#: Rows that are looked at, and rows that are locked, at once.
-PAGE: Final = 500
+#: Rows that are locked at once.
 BATCH: Final = 50
 
 #: How often a transaction is tried when others are in its way, and seconds between.
 _ATTEMPTS: Final = 8
 _BACKOFF: Final = 0.05
-
-#: What is not encrypted, in counts.
-PLAIN: Final = "plain"
-
-#: What C{TokenUpdate} messages hold besides the column of its own.
-MESSAGES: Final = "unlock token in a message"
-
-#: A C{LIKE} pattern.
-_IN_MESSAGE: Final = f"%{UNLOCK}%"
-
-
-@frozen
-class _Table:
-    """
-    A table with secrets.
-
-    @ivar key: its primary key, by which it is gone through.
-    @ivar start: less than all keys.
-    @ivar row: what tells one row from others, for L{SecretColumn}.
-    @ivar topics: which rows, by their column C{topic}; none for all.
-    """
-
-    name: str
-    key: str
-    start: str | int
-    row: tuple[str, ...]
-    columns: tuple[SecretColumn[Any], ...]
-    topics: tuple[str, ...] = ()
-
-    def look(self, messages: bool) -> str:
-        """
-        @param messages: look into those of devices too, which takes longer.
-        @return: SQL for the heads of a page.
-        """
-        heads = [f"SUBSTR({one.column}, 1, {HEAD})" for one in self.columns]
-        if messages:
-            heads.append("CASE WHEN token_update LIKE ? THEN 1 ELSE 0 END")
-        topics = f" AND topic IN ({marks(len(self.topics))})" if self.topics else ""
-        return (
-            f"SELECT {', '.join((self.key, *self.row, *heads))} FROM {self.name}"
-            f" WHERE {self.key} > ?{topics} ORDER BY {self.key} LIMIT {PAGE}"
-        )
-
-    @property
-    def lock(self) -> str:
-        """
-        SQL for all of some rows.
-        """
-        values = [one.column for one in self.columns]
-        if UNLOCK_TOKEN in self.columns:
-            values.append("token_update")
-        return (
-            f"SELECT {', '.join((self.key, *self.row, *values))} FROM {self.name}"
-            f" WHERE {self.key} IN ({{{{values}}}}) ORDER BY {self.key} {{for_update}}"
-        )
-
-
-_EVENT_ROW: Final = ("enrollment_id", "event_id")
-_TABLES: Final = (
-    _Table("push_certs", "topic", "", ("topic",), (PUSH_KEY,)),
-    _Table("devices", "id", "", ("id",), (BOOTSTRAP_TOKEN, UNLOCK_TOKEN)),
-    _Table("nanomdm_webhook_events", "number", 0, _EVENT_ROW, (EVENT,), EVENT_TOPICS),
-    _Table("nanomdm_webhook_failed", "number", 0, _EVENT_ROW, (EVENT,), EVENT_TOPICS),
-)
-
-
-@frozen
-class _Seen:
-    """
-    A row, or the heads of its values.
-
-    @ivar values: by column; what is not there is left out.
-    @ivar message: the C{TokenUpdate} of a device, or whether it has an unlock token.
-    """
-
-    key: str | int
-    row: tuple[str, ...]
-    values: dict[SecretColumn[Any], Any] = field(repr=False)
-    message: Any = field(repr=False)
-
-    @classmethod
-    def of(cls, table: _Table, found: Sequence[Any]) -> _Seen:
-        """
-        @param found: what L{_Table.look} or L{_Table.lock} finds.
-        """
-        first = 1 + len(table.row)
-        pairs = zip(table.columns, found[first:], strict=False)
-        # Some drivers have other types for bytes.
-        values = {one: bytes(v) if one is UNLOCK_TOKEN else v for one, v in pairs if v}
-        rest = found[first + len(table.columns) :]
-        return cls(found[0], tuple(found[1:first]), values, rest[0] if rest else None)
-
-
-def count_secrets(transaction: Transaction) -> Counter[tuple[str, str]]:
-    """
-    @return: how many secrets there are, by what they are and the id of their key, or
-        L{PLAIN}.
-    """
-    counts: Counter[tuple[str, str]] = Counter()
-    for table in _TABLES:
-        for page in _pages(transaction, table):
-            for seen in page:
-                for column, head in seen.values.items():
-                    counts[column.name, column.key_id(head) or PLAIN] += 1
-                if seen.message:
-                    counts[MESSAGES, PLAIN] += 1
-    return counts
-
-
-def _pages(transaction: Transaction, table: _Table) -> Iterator[list[_Seen]]:
-    after: str | int = table.start
-    messages = UNLOCK_TOKEN in table.columns
-    while True:
-        found = _page(transaction, table, after, messages)
-        yield [_Seen.of(table, one) for one in found]
-        if len(found) < PAGE:
-            return
-        after = found[-1][0]
-
-
-def _page(
-    transaction: Transaction, table: _Table, after: str | int, messages: bool = False
-) -> list[Any]:
-    like = (_IN_MESSAGE,) if messages else ()
-    return transaction.rows(table.look(messages), (*like, after, *table.topics))
-
-
-def count_pages(
-    transaction: Transaction, cursors: Sequence[SecretsCursor | None]
-) -> list[SecretsPage]:
-    """
-    Count what is encrypted in a page of a table; see L{IInspectionStore.encrypted}.
-    """
-    return [_counted(transaction, cursor or (0, _TABLES[0].start)) for cursor in cursors]
-
-
-def _counted(transaction: Transaction, cursor: SecretsCursor) -> SecretsPage:
-    number, after = cursor
-    found = _page(transaction, _TABLES[number], after)
-    keys = Counter(
-        key
-        for seen in map(partial(_Seen.of, _TABLES[number]), found)
-        for column, head in seen.values.items()
-        if (key := column.key_id(head)) is not None
-    )
-    if len(found) == PAGE:
-        return SecretsPage(keys, (number, found[-1][0]))
-    following = number + 1
-    if following == len(_TABLES):
-        return SecretsPage(keys, None)
-    return SecretsPage(keys, (following, _TABLES[following].start))
 
 
 @define
@@ -224,7 +61,7 @@ class Rewriter:
         if self.engine.kind == "sqlite":
             # What is replaced does not stay in pages that are free.
             self.connection.execute("PRAGMA secure_delete = ON")
-        for table in _TABLES:
+        for table in TABLES:
             rows = 0
             for page in self._committed_pages(table):
                 rows += len(page)
@@ -235,15 +72,15 @@ class Rewriter:
         if self.engine.kind == "sqlite":
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _committed_pages(self, table: _Table) -> Iterator[list[_Seen]]:
-        for page in _pages(self._transaction(), table):
+    def _committed_pages(self, table: SecretTable) -> Iterator[list[SeenRow]]:
+        for page in pages(self._transaction(), table):
             self.connection.commit()
             yield page
 
     def _transaction(self) -> Transaction:
         return Transaction(self.connection.cursor(), self.engine.dialect, self.vault)
 
-    def _is_stale(self, seen: _Seen) -> bool:
+    def _is_stale(self, seen: SeenRow) -> bool:
         """
         @return: whether there is something to be changed that can be.
         """
@@ -256,7 +93,7 @@ class Rewriter:
                 stale = True
         return stale
 
-    def _rewrite(self, table: _Table, keys: Sequence[str | int]) -> None:
+    def _rewrite(self, table: SecretTable, keys: Sequence[str | int]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             problems: list[str] = []
             try:
@@ -271,7 +108,7 @@ class Rewriter:
                 self.problems += problems
                 return
 
-    def _attempt(self, table: _Table, keys: Sequence[str | int], problems: list[str]) -> int:
+    def _attempt(self, table: SecretTable, keys: Sequence[str | int], problems: list[str]) -> int:
         """
         @param problems: gets what can not be changed.
         @return: how many rows were changed, in one transaction.
@@ -282,7 +119,7 @@ class Rewriter:
         changed = 0
         lock = table.lock.format(for_update=self.engine.dialect.for_update)
         for found in list(transaction.rows_in(lock, keys)):
-            seen = _Seen.of(table, found)
+            seen = SeenRow.of(table, found)
             values = self._changes(seen, problems)
             if values:
                 names = ", ".join(f"{name} = ?" for name in values)
@@ -292,7 +129,7 @@ class Rewriter:
         self.connection.commit()
         return changed
 
-    def _changes(self, seen: _Seen, problems: list[str]) -> dict[str, Any]:
+    def _changes(self, seen: SeenRow, problems: list[str]) -> dict[str, Any]:
         """
         @return: the new values of columns.
         """
@@ -323,7 +160,7 @@ class Rewriter:
             problems.append(str(error))
             return None
 
-    def _message(self, seen: _Seen, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _message(self, seen: SeenRow, values: Mapping[str, Any]) -> dict[str, Any]:
         """
         Keep an unlock token in the message, too, as NanoMDM does, or in its column alone.
 

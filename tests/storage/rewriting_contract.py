@@ -13,7 +13,7 @@ from attrs import define
 
 from nanomdm.crypto.vault import MARKER
 from nanomdm.mdm.plist import parse
-from nanomdm.storage import rewriting
+from nanomdm.storage import rewriting, secretrows
 from nanomdm.storage.engine import Trouble
 from nanomdm.storage.factory import engine_of
 from nanomdm.storage.rewriting import Rewriter
@@ -221,7 +221,7 @@ class RewritingContract(SecretsCase):
         """
         udids = [f"D{number:02}" for number in range(12)]
         await self.fill(self.open(), *udids)
-        for name, size in (("PAGE", 5), ("BATCH", 2)):
-            self.patch(rewriting, name, size)
+        self.patch(secretrows, "PAGE", 5)
+        self.patch(rewriting, "BATCH", 2)
         self.assertEqual(self.rewrite(ONE).changed, 12 + 24 + 1)
         self.assertEqual(self.counts(), self.all_under(ID_ONE, 12))

@@ -16,7 +16,8 @@ from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.enrollment import Enrollment, EnrollmentType
 from nanomdm.mdm.event import Event
 from nanomdm.storage.factory import engine_of, open_prepared, prepare_storage
-from nanomdm.storage.rewriting import Rewriter, count_secrets
+from nanomdm.storage.rewriting import Rewriter
+from nanomdm.storage.secretrows import count_secrets
 from nanomdm.storage.settings import StorageSettings
 from nanomdm.storage.sql import SQLStorage
 from nanomdm.storage.transaction import Transaction

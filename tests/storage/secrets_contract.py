@@ -16,7 +16,7 @@ from nanomdm.errors import SecretUnreadable
 from nanomdm.interfaces import QueuedEvent
 from nanomdm.mdm.checkin import parse_checkin
 from nanomdm.mdm.plist import parse
-from nanomdm.storage import rewriting
+from nanomdm.storage import secretrows
 from tests import samples
 from tests.storage.secrets_case import (
     BOOTSTRAP,
@@ -196,7 +196,7 @@ class SecretsContract(SecretsCase):
         """
         Whoever asks, in pages that end anywhere, and nothing that is not encrypted.
         """
-        self.patch(rewriting, "PAGE", 2)
+        self.patch(secretrows, "PAGE", 2)
         self.assertEqual(await self.encrypted(), {})
         await self.fill(self.open(), "D0")
         self.assertEqual(await self.encrypted(), {})

@@ -11,7 +11,7 @@ from typing import Any, Final
 from nanomdm.crypto.vault import Vault
 from nanomdm.ctl.checks.finding import Findings, fail, ok, warn
 from nanomdm.storage.engine import Engine
-from nanomdm.storage.rewriting import MESSAGES, PLAIN, count_secrets
+from nanomdm.storage.secretrows import MESSAGES, PLAIN, count_secrets
 from nanomdm.storage.transaction import Transaction
 
 #: What brings all secrets to the key that encrypts.
